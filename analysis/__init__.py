@@ -1,1 +1,1 @@
-"""Tables and figures: pure functions of the store; see analysis/tables and analysis/figures."""
+"""Tables and figures: pure functions of the store, rebuilt offline and without a GPU stack."""

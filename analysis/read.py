@@ -1,0 +1,61 @@
+"""The store as data frames: a row a record, beside what decided its run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qlora_repro.errors import StoreError
+from qlora_repro.store.runs import read_lines
+
+MANIFEST = "manifest.json"
+
+
+def manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (folder, manifest) of every run of a results folder, by name.
+
+    Raises StoreError when there is no such folder.
+    """
+    if not root.is_dir():
+        raise StoreError(f"--results {root} is not a folder; name one that runs were written to")
+    for path in sorted(root.glob(f"*/{MANIFEST}")):
+        yield path.parent, json.loads(path.read_text())
+
+
+def facts(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what a table says of a run: its settings, its weights' past, its provenance."""
+    decided = manifest["decided_by"]
+    dtype, lora = decided["dtype"], decided.get("lora") or {}
+    provenance = manifest["provenance"]
+    return {
+        "folder": folder.name,
+        "model": decided["model"]["name"],
+        "note": manifest["model"].get("note"),  # what must be said of the weights
+        "dtype": dtype["name"],
+        "dq": decided["dq"],
+        "blocksize": dtype["blocksize"],
+        "backend": dtype["backend"],
+        "bits": manifest["base"]["bits_per_parameter"],  # None: nothing was quantized
+        "lora": lora.get("target"),
+        "data": (decided.get("data") or {}).get("name"),
+        "seed": decided.get("seed"),
+        "commit": provenance["commit"],
+        "dirty": provenance["dirty"],
+    }
+
+
+def records(root: Path, kind: str) -> pd.DataFrame:
+    """Return every record of the files `<kind>-<digest>.jsonl`: its fields, then `facts`.
+
+    `digest` is that of the stage: records of one digest were measured in the same way. The frame is
+    empty, and without columns, where no run has such a file.
+    """
+    rows = [
+        {**row, "digest": path.stem.rpartition("-")[2], **facts(folder, manifest)}
+        for folder, manifest in manifests(root)
+        for path in sorted(folder.glob(f"{kind}-*.jsonl"))
+        for row in read_lines(path)
+    ]
+    return pd.DataFrame(rows)

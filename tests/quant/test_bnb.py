@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from qlora_repro.errors import ConfigError, ModelError
+from qlora_repro.quant import layers
 from qlora_repro.quant.bnb import (
     dequantized_weight,
     disarm,
     quantization_config,
     quantize_in_place,
 )
-from qlora_repro.quant.layers import BLOCKSIZES
 from qlora_repro.quant.select import quantizable
 from qlora_repro.quant.simulate import simulate
 
@@ -67,7 +67,7 @@ def saved(llama: LlamaForCausalLM, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dq", [False, True])
-@pytest.mark.parametrize("blocksize", BLOCKSIZES)
+@pytest.mark.parametrize("blocksize", [32, 64])  # that the llama's rows of 64 and 128 divide into
 def test_streamed_weights_read_as_simulated_ones_do_to_the_bit(
     llama: LlamaForCausalLM, saved: Path, blocksize: int, dq: bool
 ) -> None:
@@ -77,6 +77,20 @@ def test_streamed_weights_read_as_simulated_ones_do_to_the_bit(
     assert {model.get_submodule(n).weight.quant_state.blocksize for n in names} == {blocksize}
     simulate(llama, names, dtype="nf4", blocksize=blocksize, dq=dq)
     assert_same(weights(model, names), weights(llama, names))
+
+
+def test_a_layer_that_bitsandbytes_would_misread_is_refused_with_what_would_do(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CPU with AVX-512, which this machine may lack."""
+    monkeypatch.setattr(layers, "reads_back", lambda columns, *rest: columns % rest[1] == 0)
+    said = (
+        r"misreads model\.layers\.0\.self_attn\.q_proj .* rows of 64 weights do not divide into "
+        r"blocks of 128; use dtype\.blocksize=32 or 64, or dtype\.backend=simulated"
+    )
+    with pytest.raises(ModelError, match=said):
+        streamed(saved, blocksize=128)
+    assert streamed(saved, blocksize=64)
 
 
 @pytest.mark.parametrize("torch_dtype", [torch.float32, torch.bfloat16])
@@ -158,7 +172,7 @@ def gradients(model: PeftModel) -> tuple[float, dict[str, Tensor]]:
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("blocksize", [64, 128])
+@pytest.mark.parametrize("blocksize", [32, 64])
 def test_lora_trains_and_an_eval_pass_changes_no_gradient(saved: Path, blocksize: int) -> None:
     targets = ["q_proj", "down_proj"]
     model = get_peft_model(
@@ -213,7 +227,7 @@ def test_a_skipped_module_stays_plain(saved: Path) -> None:
 
 
 def test_a_saved_model_loads_in_plain_transformers(saved: Path, tmp_path: Path) -> None:
-    model = streamed(saved, blocksize=128)
+    model = streamed(saved, blocksize=32)
     model.save_pretrained(tmp_path / "held")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "held")
     names = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]

@@ -55,12 +55,12 @@ def test_blocks_of_64_take_the_bits_the_paper_says(
 
 @pytest.mark.parametrize("dq", [False, True])
 def test_a_simulated_layer_counts_the_bytes_that_bitsandbytes_holds(
-    llama: LlamaForCausalLM, dq: bool
+    model: LlamaForCausalLM, dq: bool
 ) -> None:
-    one = measured(llama, backend="simulated", blocksize=128, dq=dq)
-    names = quantizable(llama)
-    quantize_in_place(llama, names, dtype="nf4", blocksize=128, dq=dq, compute_dtype=torch.float32)
-    other = storage(llama)
+    one = measured(model, backend="simulated", blocksize=128, dq=dq)
+    names = quantizable(model)
+    quantize_in_place(model, names, dtype="nf4", blocksize=128, dq=dq, compute_dtype=torch.float32)
+    other = storage(model)
     assert (one.code_bytes, one.scale_bytes) == (other.code_bytes, other.scale_bytes)
     assert one.table_bytes == 0 < other.table_bytes
 

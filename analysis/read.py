@@ -35,7 +35,7 @@ def facts(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "note": manifest["model"].get("note"),  # what must be said of the weights
         "dtype": dtype["name"],
         "dq": decided["dq"],
-        "blocksize": dtype["blocksize"],
+        "blocksize": dtype.get("blocksize"),  # None: nothing was cut into blocks
         "backend": dtype["backend"],
         "bits": manifest["base"]["bits_per_parameter"],  # None: nothing was quantized
         "lora": lora.get("target"),

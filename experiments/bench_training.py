@@ -1,6 +1,6 @@
 """Training speed in real tokens/s: this code against BF16 LoRA and against a plain script.
 
-    python -m experiments.bench_training [--rounds 3] [--steps 8]
+    python -m experiments.bench_training [--rounds 3] [--steps 16]
 
 Every arm trains the embedded model on the same ragged procedural rows, in the same batch size,
 with the same LoRA and in the same float32 arithmetic. A token is real when it is not padding. Each
@@ -83,7 +83,7 @@ def measure(name: str, *, steps: int) -> Measured:
     cfg = configuration((*COMMON, *arm.overrides, f"train.max_steps={steps}"))
     model, tokenizer = (plain_model if arm.plain else our_model)(cfg)
     size = cfg.train.batch_size
-    rows = encoded(examples(cfg.data), tokenizer, kind=cfg.model.kind, cfg=cfg.data)
+    rows = encoded(examples(cfg.data), tokenizer, model=cfg.model, cfg=cfg.data)
     timed, warming = rows[: steps * size], rows[-size:]
     peak = MemoryPeak(next(model.parameters()).device)
     run = train_plainly if arm.plain else train_as_we_do
@@ -185,7 +185,7 @@ def main() -> None:
     """Measure every arm in turn, so many rounds; or, as a part of that, one arm."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="optimizer steps of one measurement")
+    parser.add_argument("--steps", type=int, default=16, help="optimizer steps of one measurement")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()

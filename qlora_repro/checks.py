@@ -14,12 +14,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from qlora_repro.config import FULL_PRECISION, RunConfig
+from qlora_repro.config import BNB_BLOCKSIZES, BNB_DTYPES, FULL_PRECISION, RunConfig
 from qlora_repro.errors import ConfigError
 
 NO_DQ = (*FULL_PRECISION, "int8")  # nothing to quantize twice: no block-wise constants
-BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-BNB_DTYPES = ("nf4", "fp4", "int8")
 GLUE_CLASSES = {"mnli": 3, "stsb": 1}  # the others have two; 1 is a regression
 SEED_END = 2**32  # numpy takes no larger seed
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 FULL_PRECISION = ("fp32", "bf16")
+BNB_DTYPES = ("nf4", "fp4", "int8")  # that a bitsandbytes layer can hold
+BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
 
 
 @dataclass

@@ -4,12 +4,12 @@ import gc
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say
 from qlora_repro.lora import adapter, placement
+from qlora_repro.model.device import keep_freed_memory, return_freed_memory
 from qlora_repro.model.load import Loaded, load_base, load_trained
 from qlora_repro.model.quiet import quiet
 from qlora_repro.train.checkpoint import publish
@@ -27,6 +27,7 @@ class Live:
         self.loaded: Loaded | None = None
         self.sites: dict[str, str] = {}  # adapted module -> role
         self.adapted = False
+        keep_freed_memory()
 
     def base(self) -> Loaded:
         """Return the untuned model; it must be asked for before the tuned one."""
@@ -93,8 +94,7 @@ class Live:
         return target
 
     def release(self) -> None:
-        """Let go of the model and of the GPU memory that it held."""
+        """Let go of the model and of the memory that it held."""
         self.loaded = None
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        return_freed_memory()

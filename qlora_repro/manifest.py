@@ -12,10 +12,10 @@ from qlora_repro.data.encode import Row, truncated_share
 from qlora_repro.errors import RunError
 from qlora_repro.live import Live
 from qlora_repro.lora.adapter import coverage, trainable
-from qlora_repro.lora.placement import linear_layers
 from qlora_repro.lora.roles import TARGETS, layer_number, role_of
 from qlora_repro.model.load import Loaded
 from qlora_repro.quant.measure import Storage, storage
+from qlora_repro.quant.select import linear_layers
 from qlora_repro.records import Example
 from qlora_repro.store.identity import decisive, key
 from qlora_repro.store.provenance import provenance
@@ -42,7 +42,7 @@ def tuned(
     cfg: RunConfig, live: Live, rows: list[Row], examples: list[Example], digest: str
 ) -> Manifest:
     """Describe a model about to be trained; raises RunError when it is not what was asked for."""
-    loaded = live.base() if not live.adapted else live.tuned()
+    loaded = live.tuned()
     covered = {} if cfg.full_finetuning else coverage(loaded.model)
     _refuse(_lora_contradictions(cfg, live, covered))
     return base(cfg, loaded) | {
@@ -88,7 +88,8 @@ def _stored(stored: Storage) -> Manifest:
         "blocksizes": list(stored.blocksizes),
         "double_quantized": stored.nested_modules,
         "parameters": stored.params,
-        "all_parameters": stored.params + sum(kept.params for kept in stored.kept),
+        "all_parameters": stored.params
+        + sum(kept.params for kept in stored.kept if kept.role != "adapter"),
         "bits_per_parameter": stored.bits_per_param,
         "code_bytes": stored.code_bytes,
         "scale_bytes": stored.scale_bytes,

@@ -163,7 +163,7 @@ def _train(
         say("training: in the store, skipped")
         return
     tokenizer = live.base().tokenizer
-    encoded_rows = encoded(rows, tokenizer, kind=cfg.model.kind, cfg=cfg.data)
+    encoded_rows = encoded(rows, tokenizer, model=cfg.model, cfg=cfg.data)
     loaded = live.trainable()
     ran = manifest.tuned(cfg, live, encoded_rows, rows, fingerprint(rows))
     said = optimizer_note(cfg.train, loaded.model)
@@ -172,7 +172,8 @@ def _train(
     share = ran["data"]["truncated_share"]
     say(
         f"training on {len(rows)} rows ({share:.1%} truncated), "
-        f"{ran['trainable']['total']:,} of {ran['base']['all_parameters']:,} parameters"
+        f"{ran['trainable']['total']:,} trainable parameters on a model of "
+        f"{ran['base']['all_parameters']:,}"
     )
     job = Job(
         rows=encoded_rows,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from qlora_repro.console import say
 from qlora_repro.records import Answer, Metric
 from qlora_repro.stats import Paired, paired
 
-LOWER_IS_BETTER = ("nats_per_token", "perplexity")
+LOWER_IS_BETTER = ("nats_per_token", "perplexity", "squared_error")
 MANY = 12  # of more tasks than these, the table shows groups and averages only
 
 
@@ -36,6 +37,11 @@ class CellResult:
     after: Scores | None
     manifest: dict[str, Any] | None
     training: dict[str, Any] | None
+
+    @cached_property
+    def lines(self) -> list["Line"]:
+        """Return a row a task and metric, with its paired test."""
+        return lines(self.before, self.after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,7 @@ def cell_table(result: CellResult) -> Table:
     for name in ("chance", "before", "after", "difference [95% interval]", "paired p"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    for line in lines(result.before, result.after):
+    for line in result.lines:
         table.add_row(
             line.task,
             line.metric,
@@ -149,6 +155,8 @@ def cost_lines(result: CellResult) -> list[str]:
     """Return what the run cost and proved, in words."""
     said = []
     if result.manifest:
+        if result.manifest["provenance"]["dirty"]:
+            said.append("note: the code had uncommitted changes: not figures to publish")
         stored = result.manifest["base"]
         if stored["bits_per_parameter"] is not None:
             kind = "would take" if stored["simulated"] else "take"
@@ -186,12 +194,12 @@ def sweep_table(results: Sequence[CellResult]) -> Table:
     table.add_column("bits", justify="right")
     columns: list[tuple[str, str]] = []
     for result in results:
-        shown = lines(result.before, result.after)
-        columns += [(li.task, li.metric) for li in shown if (li.task, li.metric) not in columns]
+        shown = [(line.task, line.metric) for line in result.lines]
+        columns += [column for column in shown if column not in columns]
     for task, metric in columns:
         table.add_column(f"{task}\n{metric}\nbefore > after", justify="right")
     for result in results:
-        found = {(li.task, li.metric): li for li in lines(result.before, result.after)}
+        found = {(line.task, line.metric): line for line in result.lines}
         cells = [_before_after(found.get(column)) for column in columns]
         bits = (result.manifest or {}).get("base", {}).get("bits_per_parameter")
         table.add_row(result.label, "-" if bits is None else f"{bits:.3f}", *cells)

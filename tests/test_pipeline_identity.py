@@ -95,6 +95,23 @@ def test_held_out_rows_make_the_data_part_of_the_untuned_scores(cfg: RunConfig) 
     assert key(changed(held, "data.seed"), "untuned_eval") != key(held, "untuned_eval")
 
 
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (("dtype=bf16", "dq=false"), "dtype.blocksize=128"),
+        (("dtype=int8", "dq=false"), "dtype.blocksize=128"),
+        (("dtype=bf16", "dq=false", "lora=none"), "lora.r=8"),
+        (("dtype=bf16", "dq=false", "lora=none"), "lora.dropout=0.5"),
+    ],
+)
+def test_a_setting_that_nothing_reads_names_nothing(
+    words: tuple[str, ...], setting: str, configured: Callable[..., RunConfig]
+) -> None:
+    one, two = configured("model=tiny", *words), configured("model=tiny", *words, setting)
+    assert one != two
+    assert {stage for stage in DECIDES if key(one, stage) != key(two, stage)} == set()
+
+
 def test_size_tuned_values_count_where_they_are_used(
     configured: Callable[..., RunConfig],
 ) -> None:

@@ -15,13 +15,13 @@ Collate = Callable[[Sequence[Row]], Batch]
 IGNORE = -100
 
 
-def _pad(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+def _pad(sequences: Sequence[Sequence[float]], value: int) -> Tensor:
     """Right-pad to a tensor (B, T)."""
     longest = max(map(len, sequences))
     return torch.tensor([[*s, *[value] * (longest - len(s))] for s in sequences])  # (B, T)
 
 
-def _mask(sequences: Sequence[Sequence[int]]) -> Tensor:
+def _mask(sequences: Sequence[Sequence[float]]) -> Tensor:
     """1 for a token, 0 for padding: told by length, as padding may be the end-of-sequence token."""
     return _pad([[1] * len(s) for s in sequences], 0)  # (B, T)
 
@@ -97,7 +97,7 @@ def classification(pad_id: int) -> Collate:
         return {
             "input_ids": _pad(ids, pad_id),
             "attention_mask": _mask(ids),
-            "labels": torch.tensor([row.labels[0] for row in rows]),  # (B,)
+            "labels": torch.tensor([row.labels[0] for row in rows]),  # (B,); float for a regression
         }
 
     return collate

@@ -22,7 +22,8 @@ class Row:
     """One training row in tokens. For a causal model `ids` holds source and target in one piece."""
 
     ids: list[int]  # what the model reads
-    labels: list[int]  # -100 where nothing is learned; for seq2seq the decoder's targets
+    labels: Sequence[float]  # -100 where nothing is learned; seq2seq: the decoder's targets; one
+    # class for a classifier, one number for a regression
     truncated: bool
 
     def __len__(self) -> int:
@@ -42,6 +43,7 @@ class Limits:
     max_target_len: int  # end of sequence included
     train_on_source: bool
     max_truncated: float  # share of rows, [0, 1]
+    num_labels: int | None = None  # of a classifier; 1 is a regression
 
 
 def encode(
@@ -114,14 +116,30 @@ def _classification(example: Example, tokenizer: Tokenizer, limits: Limits) -> R
     cut = len(ids) > limits.max_source_len
     if cut:
         ids = [*ids[: limits.max_source_len - 1], ids[-1]]
+    return Row(ids=ids, labels=[read_label(example.target, limits.num_labels)], truncated=cut)
+
+
+def read_label(target: str, num_labels: int | None) -> float:
+    """Return a classifier's target: a class number, or for a regression any number.
+
+    Raises DataError for a target that is neither, or that the model has no output for.
+
+    >>> read_label("2", 3), read_label("3.8", 1)
+    (2, 3.8)
+    """
     try:
-        label = int(example.target)
+        label = float(target) if num_labels == 1 else int(target)
     except ValueError as error:
+        wanted = "a number" if num_labels == 1 else "a class number"
         raise DataError(
-            f"classification needs a class number as target, not {example.target!r}; "
-            "map the classes to 0, 1, …"
+            f"classification needs {wanted} as target, not {target!r}; map the classes to 0, 1, …"
         ) from error
-    return Row(ids=ids, labels=[label], truncated=cut)
+    if num_labels is not None and num_labels > 1 and not 0 <= label < num_labels:
+        raise DataError(
+            f"a row has the class {label}, and with model.num_labels={num_labels} they go from 0 "
+            f"to {num_labels - 1}; raise model.num_labels or map the classes"
+        )
+    return label
 
 
 ENCODERS = {"causal": _causal, "seq2seq": _seq2seq, "classification": _classification}

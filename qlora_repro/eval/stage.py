@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qlora_repro.config import EvalConfig
-from qlora_repro.eval.classify import accuracy
+from qlora_repro.eval.classify import classify
 from qlora_repro.eval.harness import evaluate
 from qlora_repro.eval.perplexity import TokenLosses, perplexity, read_text
 from qlora_repro.eval.rouge import rouge
@@ -25,11 +25,11 @@ def score(
 ) -> Records:
     """Score the live model: lm-eval tasks, perplexity on a text, and the rows held out of training.
 
-    A classifier is scored by its accuracy on the held-out rows and by nothing else. The model, the
-    tokenizer and every random state are left as they were.
+    A classifier is scored on the held-out rows and by nothing else. The model, the tokenizer and
+    every random state are left as they were.
     """
     if model.get_output_embeddings() is None and held_out:
-        return accuracy(model, tokenizer, held_out, run_id=run_id, batch_size=cfg.batch_size)
+        return classify(model, tokenizer, held_out, run_id=run_id, batch_size=cfg.batch_size)
     metrics, answers = evaluate(model, tokenizer, cfg, run_id=run_id, on_progress=on_progress)
     for more in (_perplexity, _rouge):
         found, rows = more(model, tokenizer, cfg, run_id, held_out)

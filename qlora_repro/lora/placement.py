@@ -4,30 +4,12 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.errors import ConfigError
 from qlora_repro.lora.roles import TARGETS, layer_number, role_of
-
-
-def linear_layers(model: PreTrainedModel) -> list[str]:
-    """Return the names of a model's linear layers, quantized or not, in the model's order.
-
-    Language-model and classification heads, which lie outside of the base model or are its output
-    embedding, are no targets for LoRA.
-    """
-    inside = {id(module) for module in model.base_model.modules()}
-    whole: Any = model  # transformers leaves get_output_embeddings untyped
-    head = whole.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and module is not head
-    ]
+from qlora_repro.quant.select import linear_layers
 
 
 def sites(model: PreTrainedModel, target: str, *, layers: list[int] | None) -> dict[str, str]:

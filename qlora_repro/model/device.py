@@ -1,10 +1,14 @@
-"""Which device a model goes to."""
+"""Which device a model goes to, and how memory is kept where that is a CPU."""
 
+import ctypes
 import re
 
 import torch
 
 from qlora_repro.errors import ConfigError
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers for mallopt
+LARGE = 1 << 30  # bytes
 
 
 def resolve_device(name: str) -> torch.device:
@@ -29,3 +33,24 @@ def resolve_device(name: str) -> torch.device:
             f"model.device={name} is not there: the GPUs are numbered 0 to {count - 1}"
         )
     return torch.device("cuda", number)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next allocation, up to a gigabyte a piece.
+
+    Each training step on a CPU frees its activations and takes as much again. By default glibc
+    returns them to the kernel, which maps and clears every page anew: a tenth of the time and more.
+    Does nothing where there is no glibc.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt") and library.mallopt(MMAP_THRESHOLD, LARGE):
+        library.mallopt(TRIM_THRESHOLD, LARGE)
+
+
+def return_freed_memory() -> None:
+    """Give what is free back to the system, as between two cells of a sweep."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

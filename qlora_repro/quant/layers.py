@@ -10,10 +10,9 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from qlora_repro.config import BNB_BLOCKSIZES, BNB_DTYPES
 from qlora_repro.errors import ConfigError, ModelError
 
-DTYPES = ("nf4", "fp4", "int8")
-BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # that quantize_4bit takes
 OUTLIERS = 6.0  # LLM.int8(): activation columns with anything beyond this stay 16-bit
 
 
@@ -27,11 +26,11 @@ class Layout:
     compute_dtype: torch.dtype
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            held = ", ".join(DTYPES)
+        if self.dtype not in BNB_DTYPES:
+            held = ", ".join(BNB_DTYPES)
             raise ConfigError(f"dtype is {self.dtype}, and bitsandbytes holds {held} only")
-        if self.four_bit and self.blocksize not in BLOCKSIZES:
-            sizes = ", ".join(map(str, BLOCKSIZES))
+        if self.four_bit and self.blocksize not in BNB_BLOCKSIZES:
+            sizes = ", ".join(map(str, BNB_BLOCKSIZES))
             raise ConfigError(f"blocksize is {self.blocksize}, and bitsandbytes has {sizes}")
 
     @property
@@ -106,7 +105,7 @@ def refuse_misread(model: nn.Module) -> None:
         columns, device = state.shape[-1], weight.device.type
         if reads_back(columns, state.quant_type, state.blocksize, state.dtype, device):
             continue
-        fitting = " or ".join(str(size) for size in BLOCKSIZES if columns % size == 0)
+        fitting = " or ".join(str(size) for size in BNB_BLOCKSIZES if columns % size == 0)
         smaller = f"dtype.blocksize={fitting}, or " if fitting else ""
         raise ModelError(
             f"bitsandbytes misreads {name} on this machine: its rows of {columns} weights do not "

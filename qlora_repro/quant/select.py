@@ -1,4 +1,4 @@
-"""Which modules of a model are quantized: one answer for every backend."""
+"""Which of a model's layers are linear ones of its base, and which of these are quantized."""
 
 from collections.abc import Iterable
 
@@ -8,31 +8,40 @@ from transformers.pytorch_utils import Conv1D
 from qlora_repro.errors import ModelError
 
 
+def linear_layers(model: nn.Module) -> list[str]:
+    """Return the names of the base model's linear layers, quantized or not, in the model's order.
+
+    Language-model and classification heads, which lie outside of the base model or are its output
+    embedding, are left out: they are neither quantized nor adapted.
+    """
+    base = getattr(model, "base_model", model)
+    inside = {id(module) for module in base.modules()}
+    head = _output_embeddings(model)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and module is not head
+    ]
+
+
 def quantizable(model: nn.Module, *, skip: Iterable[str] = ()) -> list[str]:
     """Return the names of the linear layers to quantize, in the model's order.
 
-    These are all linear layers of the base model. What lies outside of it (language-model and
-    classification heads), the output embedding and whatever shares its weight with another module
-    stay as they are, as in the paper; so do the modules named in `skip`. Nothing else is left out,
-    unlike transformers' own choice, which keeps every `wo` of T5 and quantizes half of RoBERTa's
+    These are all `linear_layers` but those that share their weight with another module, which stay
+    16-bit as in the paper, and the modules named in `skip`. Nothing else is left out, unlike
+    transformers' own choice, which keeps every `wo` of T5 and quantizes half of RoBERTa's
     classification head.
 
     Raises ModelError for a kind of linear layer that cannot be quantized, and when there is none.
     """
-    base = getattr(model, "base_model", model)
-    inside = {id(module) for module in base.modules()}
     kept = _tied(model) | set(skip)
-    if (head := _output_embeddings(model)) is not None:
-        inside.discard(id(head))
-    names = []
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D) or id(module) not in inside or name in kept:
-            continue
+    names = [name for name in linear_layers(model) if name not in kept]
+    for name in names:
+        module = model.get_submodule(name)
         if type(module) not in (nn.Linear, Conv1D):
             raise ModelError(
                 f"{name} is a {type(module).__name__}, and only nn.Linear is quantized"
             )
-        names.append(name)
     if not names:
         raise ModelError(f"{type(model).__name__} has no linear layer to quantize")
     return names

@@ -44,6 +44,10 @@ def decisive(cfg: RunConfig, stage: str) -> dict[str, Any]:
         names.append("data")  # the held-out rows come out of the training set
     if stage.startswith("untuned") and cfg.model.kind == "classification":
         names.append("seed")  # it draws the new head
+    if not cfg.quantized or (cfg.dtype.name, cfg.dtype.backend) == ("int8", "bnb"):
+        del sections["dtype"]["blocksize"]  # nothing is cut into blocks
+    if cfg.full_finetuning:
+        sections["lora"] = {"target": cfg.lora.target}  # there is no adapter to have the rest
     return {name: _trim(name, sections[name]) for name in names}
 
 

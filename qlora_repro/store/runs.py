@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from qlora_repro.errors import StoreError
 
 FORMAT = 1
+LOCKS = ".locks"
 Record = TypeVar("Record")
 
 
@@ -47,9 +48,10 @@ class Folder:
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Hold this run for one process; StoreError when another has it, unless it may wait."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=-1 if wait else 0)
+        locks = self.path.parent / LOCKS  # apart, so that a refused run leaves no folder of its own
         try:
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / self.path.name, timeout=-1 if wait else 0)
             lock.acquire()
         except Timeout as error:
             raise StoreError(
@@ -59,7 +61,14 @@ class Folder:
         try:
             yield
         finally:
+            self._prune()
             lock.release()
+
+    def _prune(self) -> None:
+        """Remove what is empty: a run that was refused leaves no folder."""
+        for path in (*self.path.glob("*"), self.path):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 class Store:

@@ -43,8 +43,12 @@ def token_loss(logits: Tensor, labels: Tensor, *, count: Tensor | int | None) ->
     """Cross-entropy summed over labels that are not IGNORE, over `count` (None: their number).
 
     logits (B, K, V) with labels (B, K+1) for a causal model, label k + 1 belonging to logit k, or
-    labels (B, K) for an encoder-decoder; logits (B, C) with labels (B,) for a classifier.
+    labels (B, K) for an encoder-decoder; logits (B, C) with labels (B,) for a classifier. Labels
+    that are no whole numbers are a regression's, logits (B, 1): their squared error.
     """
+    if labels.is_floating_point():
+        error = logits.squeeze(1).float() - labels  # (B,)
+        return error.square().sum() / (len(labels) if count is None else count)
     if logits.dim() == 3 and labels.shape[1] == logits.shape[1] + 1:
         labels = labels[:, 1:]  # (B, K)
     learned = labels != IGNORE

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qlora_repro.config import DataConfig, TrainConfig
+from qlora_repro.config import DataConfig, ModelConfig, TrainConfig
 from qlora_repro.data import collate
 from qlora_repro.data.encode import Limits, Row, encode
 from qlora_repro.errors import ConfigError
@@ -34,7 +34,7 @@ class TrackLoss(TrainerCallback):
 
 
 def encoded(
-    examples: Sequence[Example], tokenizer: Any, *, kind: str, cfg: DataConfig
+    examples: Sequence[Example], tokenizer: Any, *, model: ModelConfig, cfg: DataConfig
 ) -> list[Row]:
     """Return the examples in tokens, within the lengths of the data section."""
     limits = Limits(
@@ -42,8 +42,9 @@ def encoded(
         max_target_len=cfg.max_target_len,
         train_on_source=cfg.train_on_source,
         max_truncated=cfg.max_truncated,
+        num_labels=model.num_labels,
     )
-    return encode(examples, tokenizer, kind=kind, limits=limits)
+    return encode(examples, tokenizer, kind=model.kind, limits=limits)
 
 
 def collator(model: Any, tokenizer: Any, *, kind: str, packing: bool) -> collate.Collate:

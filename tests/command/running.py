@@ -41,7 +41,8 @@ class Outcome:
         return self.err.removeprefix("error: ").rstrip("\n")
 
     def assert_nothing_half_written(self) -> None:
-        """Every file in the store can be read to its end, and no stage counts as done."""
+        """Every file in the store can be read to its end, and there is no trace of the run."""
+        assert self.runs == []
         for path in self.results.rglob("*"):
             assert not path.name.endswith(".part"), path
             assert path.name != "train.json", path

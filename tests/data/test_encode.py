@@ -85,3 +85,24 @@ def test_tokenizer_without_end_of_sequence_is_refused() -> None:
     example = Example(source="a", target="b")
     with pytest.raises(DataError, match="no end-of-sequence token"):
         encode([example], Endless(), kind="causal", limits=LIMITS)
+
+
+@pytest.mark.parametrize("target", ["3", "-1"])
+def test_a_class_that_the_model_has_no_output_for_is_refused(target: str) -> None:
+    limits = replace(LIMITS, num_labels=3)
+    said = rf"the class {target}, and with model.num_labels=3 they go from 0 to 2"
+    with pytest.raises(DataError, match=said):
+        encode(
+            [Example(source="a", target=target)], Letters(), kind="classification", limits=limits
+        )
+
+
+def test_a_regression_takes_any_number_and_nothing_else() -> None:
+    limits = replace(LIMITS, num_labels=1)
+    rows = [Example(source="a", target=target) for target in ("3.8", "-1")]
+    made = encode(rows, Letters(), kind="classification", limits=limits)
+    assert [row.labels for row in made] == [[3.8], [-1.0]]
+    with pytest.raises(DataError, match="needs a number as target, not 'high'"):
+        encode(
+            [Example(source="a", target="high")], Letters(), kind="classification", limits=limits
+        )

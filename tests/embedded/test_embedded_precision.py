@@ -43,7 +43,9 @@ class Trial:
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def batch(self) -> dict[str, Tensor]:
-        rows = encoded(examples(self.cfg.data), self.tokenizer, kind="causal", cfg=self.cfg.data)
+        rows = encoded(
+            examples(self.cfg.data), self.tokenizer, model=self.cfg.model, cfg=self.cfg.data
+        )
         return collator(self.model, self.tokenizer, kind="causal", packing=False)(rows)
 
     def loss(self) -> Tensor:

@@ -31,7 +31,7 @@ class Case:
         self.cfg, self.folder = cfg, folder
         loaded = Live(cfg, folder).trainable()
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        self.rows = encoded(rows, self.tokenizer, kind=cfg.model.kind, cfg=cfg.data)
+        self.rows = encoded(rows, self.tokenizer, model=cfg.model, cfg=cfg.data)
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -94,6 +94,21 @@ def test_a_classifier_learns_its_classes(configured: Configured, tmp_path: Path)
     ]
     learned = ("train.batch_size=16", "train.lr=0.001", "train.max_steps=24")
     cfg = tiny(configured, "classification", "model.num_labels=2", *learned)
+    case = Case(cfg, tmp_path, rows)
+    wanted = own_loss(case)
+    steps = case.train().steps
+    assert steps[0].loss == pytest.approx(wanted, abs=1e-5)
+    assert steps[-1].loss < 0.8 * steps[0].loss
+
+
+def test_a_regression_learns_its_numbers(configured: Configured, tmp_path: Path) -> None:
+    rows = [
+        Example(source=" ".join([word] * (number + 4)), target=target)
+        for number in range(8)
+        for word, target in (("yes", "0.75"), ("no", "-0.5"))
+    ]
+    learned = ("train.batch_size=16", "train.lr=0.001", "train.max_steps=24")
+    cfg = tiny(configured, "classification", "model.num_labels=1", *learned)
     case = Case(cfg, tmp_path, rows)
     wanted = own_loss(case)
     steps = case.train().steps

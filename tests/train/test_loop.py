@@ -180,12 +180,12 @@ def test_counts_real_tokens_and_the_share_of_padding(
     assert result.tokens == sum(map(len, rows))
     assert result.trained_tokens == sum(row.trained for row in rows)
     assert 0 < result.padded < 0.2
-    assert result.optim == "adamw_torch"
+    assert result.optim == "adamw_torch_fused"
 
 
 def test_paged_and_8bit_optimizers_are_replaced_on_a_cpu_alone() -> None:
-    assert runnable_optim("paged_adamw_32bit", device="cpu") == "adamw_torch"
-    assert runnable_optim("adamw_bnb_8bit", device="cpu") == "adamw_torch"
+    assert runnable_optim("paged_adamw_32bit", device="cpu") == "adamw_torch_fused"
+    assert runnable_optim("adamw_bnb_8bit", device="cpu") == "adamw_torch_fused"
     assert runnable_optim("sgd", device="cpu") == "sgd"
     assert runnable_optim("paged_adamw_32bit", device="cuda") == "paged_adamw_32bit"
 

@@ -1,0 +1,104 @@
+"""The tables a user sees: what is marked, what is missing, which way a loss is better."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlora_repro import report
+from qlora_repro.console import say
+from qlora_repro.records import Answer, Metric
+from qlora_repro.report import CellResult, Scores, cell_table, cost_lines, sweep_table
+
+BASE = {"bits_per_parameter": 4.127, "modules": 210, "simulated": False}
+
+
+def scores(task: str, name: str, values: list[float | None]) -> Scores:
+    scored = [value for value in values if value is not None]
+    mean = sum(scored) / len(scored) if scored else None
+    return Scores(
+        metrics=[Metric(run_id="x", task=task, name=name, value=mean, stderr=None, n=len(scored))],
+        answers=[
+            Answer(run_id="x", task=task, name=name, doc_id=n, doc_hash=str(n), value=value)
+            for n, value in enumerate(values)
+        ],
+    )
+
+
+def result(before: Scores | None, after: Scores | None, **changes: Any) -> CellResult:
+    made = CellResult(
+        label="tiny, nf4 + dq",
+        folder=Path("results/tiny"),
+        model="tiny",
+        note=None,
+        limit=None,
+        before=before,
+        after=after,
+        manifest={"provenance": {"dirty": False}, "base": BASE},
+        training=None,
+    )
+    return replace(made, **changes)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *what: Any) -> str:
+    say(*what)
+    return capsys.readouterr().out
+
+
+def row(text: str, start: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"│ {start}"))
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_a_row_has_both_scores_the_difference_with_its_interval_and_a_verdict(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = result(scores("quiz", "acc", [0.0] * 40), scores("quiz", "acc", [1.0] * 40))
+    text = printed(capsys, cell_table(found))
+    wanted = ["quiz", "acc", "40", "-", "0.000", "1.000", "+1.000 [+1.000, +1.000]", "< 0.001"]
+    assert row(text, "quiz") == [*wanted, "better"]
+
+
+def test_a_loss_that_rises_is_worse(capsys: pytest.CaptureFixture[str]) -> None:
+    low, high = [1.0 + n / 100 for n in range(40)], [2.0 + n / 90 for n in range(40)]
+    for task, name in (("perplexity", "nats_per_token"), ("held_out", "squared_error")):
+        text = printed(
+            capsys, cell_table(result(scores(task, name, low), scores(task, name, high)))
+        )
+        assert row(text, task)[-1] == "worse"
+
+
+def test_a_score_that_is_missing_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(scores("quiz", "acc", [None, None]), scores("quiz", "acc", [1.0, 0.0]))
+    assert row(printed(capsys, cell_table(found)), "quiz")[4:7] == ["missing", "0.500", "missing"]
+
+
+def test_a_limit_a_stand_in_and_uncommitted_changes_are_marked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    quiz = scores("quiz", "acc", [1.0, 0.0])
+    plain = result(quiz, quiz)
+    dirty = {"provenance": {"dirty": True}, "base": BASE}
+    marked = replace(plain, limit=5, note="random weights", manifest=dirty)
+    text = printed(capsys, cell_table(marked))
+    assert "tiny: random weights" in text
+    assert "limit=5: not a figure to publish" in text
+    assert "not a figure" not in printed(capsys, cell_table(plain))
+    assert any("uncommitted changes" in line for line in cost_lines(marked))
+    assert not any("uncommitted changes" in line for line in cost_lines(plain))
+
+
+def test_a_sweep_has_a_row_a_cell_and_compares_no_cell_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[None] = []
+    monkeypatch.setattr(report, "_compare", lambda *_: compared.append(None))
+    quiz, other = scores("quiz", "acc", [1.0, 0.0]), scores("test", "acc", [1.0])
+    cells = [result(quiz, quiz), result(None, other, label="tiny, bf16", manifest=None)]
+    for cell in cells:
+        say(cell_table(cell))
+    text = printed(capsys, sweep_table(cells)).rpartition("the sweep")[2]
+    assert row(text, "tiny, nf4") == ["tiny, nf4 + dq", "4.127", "0.500 > 0.500", "-"]
+    assert row(text, "tiny, bf16") == ["tiny, bf16", "-", "-", "1.000"]
+    assert len(compared) == 2

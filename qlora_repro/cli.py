@@ -5,6 +5,7 @@ import difflib
 import errno
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -157,7 +158,8 @@ def report_errors(main: Callable[[], None]) -> int:
         return 1
     except KeyboardInterrupt:
         sentence("interrupted; the same command goes on from the last checkpoint")
-        return INTERRUPTED
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # nothing is left to write, and taking torch down takes seconds
     if len(SWEEP.results) > 1:
         from qlora_repro.report import sweep_table
 

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 os.environ["QLORA_REPRO_ROOT"] = str(Path(__file__).resolve().parent)  # where experiments/ lies
+# Threads that spin while they wait keep each other from running where cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to report_errors, which words them
 
 import hydra

@@ -38,8 +38,9 @@ fix: setup ## Format and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## Measure training speed against BF16 LoRA and a plain script, as ratios
+bench: setup ## Measure speed and memory of training and quantizing, as ratios to named baselines
 	$(BIN)/python -m experiments.bench_training
+	$(BIN)/python -m experiments.bench_quant
 
 test-gpu: setup ## The tests that need CUDA
 	$(BIN)/python -m pytest -m gpu

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from qlora_repro.errors import ConfigError
 from qlora_repro.quant.blockwise import dequantize, double_quantize, quantize
 from qlora_repro.quant.codebook import code_bits, codebook
 
-AF4_BLOCKSIZE = 64  # the only one whose levels are published
 DQ_BLOCKSIZE = 256  # QLoRA, Section 3
 
 
@@ -21,6 +19,7 @@ class SimulatedState:
     dtype: str
     blocksize: int
     dq: bool
+    scales: str  # the 8-bit type of double-quantized constants; unused without
     n_codes: int  # one per weight
     code_bits: int  # of one packed code
     n_scales: int  # absmax, one per block
@@ -37,25 +36,33 @@ class SimulatedState:
         return self.n_scales + 4 * (self.n_nested + 1) if self.dq else 4 * self.n_scales
 
 
-def round_trip(weight: Tensor, *, dtype: str, blocksize: int, dq: bool) -> Tensor:
+def round_trip(
+    weight: Tensor, *, dtype: str, blocksize: int, dq: bool, scales: str = "dynamic8"
+) -> Tensor:
     """Return a weight as it reads after quantization: same shape and torch dtype.
 
-    Raises ValueError for NaN or infinite weights, ConfigError for AF4 in other blocks than 64.
+    `scales` is the 8-bit type that double quantization keeps the constants in, "dynamic8" as in the
+    released code or "fp8_e4m3" as in the paper's text.
+
+    Raises ValueError for NaN or infinite weights, ConfigError for a type without levels.
     """
-    if dtype == "af4" and blocksize != AF4_BLOCKSIZE:
-        raise ConfigError(
-            f"dtype=af4 has levels for dtype.blocksize=64 only, and this is {blocksize}"
-        )
-    book = codebook(dtype)
+    book = codebook(dtype, blocksize=blocksize)
     q = quantize(weight, book, blocksize=blocksize)
     if dq:
-        q = replace(q, absmax=double_quantize(q.absmax, blocksize=DQ_BLOCKSIZE).dequantize())
+        twice = double_quantize(q.absmax, blocksize=DQ_BLOCKSIZE, code=scales)
+        q = replace(q, absmax=twice.dequantize())
     return dequantize(q, book)
 
 
 @torch.no_grad()
 def simulate(
-    model: nn.Module, names: list[str], *, dtype: str, blocksize: int, dq: bool
+    model: nn.Module,
+    names: list[str],
+    *,
+    dtype: str,
+    blocksize: int,
+    dq: bool,
+    scales: str = "dynamic8",
 ) -> dict[str, float]:
     """Round-trip the weights of the named linear layers in place and freeze them.
 
@@ -63,14 +70,14 @@ def simulate(
     bitsandbytes gets it. Each module is marked with `simulated`, a SimulatedState. Returns the
     relative error of each weight: the norm of the change over the norm of the weight.
     """
-    bits = code_bits(codebook(dtype))
+    bits = code_bits(codebook(dtype, blocksize=blocksize))
     errors = {}
     for name in names:
         module = model.get_submodule(name)
         weight: Tensor = module.weight  # type: ignore[assignment]
         rows = weight.T if isinstance(module, Conv1D) else weight  # (out, in)
         try:
-            read = round_trip(rows, dtype=dtype, blocksize=blocksize, dq=dq)
+            read = round_trip(rows, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         norm = rows.float().norm()
@@ -79,6 +86,7 @@ def simulate(
         weight.requires_grad_(False)
         n_scales = -(-weight.numel() // blocksize)
         n_nested = -(-n_scales // DQ_BLOCKSIZE) if dq else 0
-        state = SimulatedState(dtype, blocksize, dq, weight.numel(), bits, n_scales, n_nested)
+        counts = (weight.numel(), bits, n_scales, n_nested)
+        state = SimulatedState(dtype, blocksize, dq, scales, *counts)
         module.simulated = state  # type: ignore[assignment]
     return errors

@@ -125,7 +125,10 @@ def test_double_quantized_constants_are_those_of_bitsandbytes(
 def test_every_weight_becomes_the_nearest_level_of_its_block(
     name: str, blocksize: int, n: int, seed: int
 ) -> None:
-    weight, book = torch.randn(n, generator=torch.Generator().manual_seed(seed)), codebook(name)
+    weight, book = (
+        torch.randn(n, generator=torch.Generator().manual_seed(seed)),
+        codebook(name, blocksize=64),
+    )
     read = dequantize(quantize(weight, book, blocksize=blocksize), book)
     for start in range(0, n, blocksize):
         block = weight[start : start + blocksize]

@@ -1,8 +1,10 @@
 from statistics import NormalDist
 
 import bitsandbytes.functional as bnb
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from qlora_repro.errors import ConfigError
 from qlora_repro.quant.blockwise import dequantize, quantize
@@ -33,10 +35,48 @@ def test_equation_4_of_the_paper_does_not_give_nf4() -> None:
     assert (levels - codebook("nf4")[1:]).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("name", ["fp4", "af4"])
-def test_levels_are_those_of_bitsandbytes(name: str) -> None:
-    theirs = bnb.get_4bit_type(name, device="cpu").sort().values
-    assert torch.equal(codebook(name), theirs)
+def test_fp4_is_the_table_of_bitsandbytes() -> None:
+    theirs = bnb.get_4bit_type("fp4", device="cpu").sort().values
+    assert torch.equal(codebook("fp4"), theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "torch_dtype"),
+    [("fp8_e4m3", torch.float8_e4m3fn), ("fp8_e5m2", torch.float8_e5m2)],
+)
+def test_fp8_holds_every_finite_number_of_the_type_in_torch(
+    name: str, torch_dtype: torch.dtype
+) -> None:
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch_dtype).float()
+    numbers = numbers[numbers.isfinite()].unique()
+    assert torch.equal(codebook(name), numbers / numbers.max())
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_nf_k_has_an_exact_zero_and_one_level_more_above_it_than_below(bits: int) -> None:
+    book = codebook(f"nf{bits}")
+    assert len(book) == 2**bits
+    assert int((book > 0).sum()) == 2 ** (bits - 1)
+    assert int((book == 0).sum()) == 1
+    assert (book[0], book[-1]) == (-1, 1)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_nf_k_levels_lie_at_evenly_spaced_normal_probabilities(bits: int) -> None:
+    half = 2 ** (bits - 1)
+    above = codebook(f"nf{bits}")[half:].double().numpy()
+    top = norm.ppf(1 - (1 / (2 * half - 1) + 1 / (2 * half)) / 4)
+    steps = np.diff(norm.cdf(np.concatenate([[0.0], above * top])))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=2e-4)  # offset: seven decimals
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_int_k_is_evenly_spaced_and_symmetric(bits: int) -> None:
+    largest = 2 ** (bits - 1) - 1
+    assert codebook(f"int{bits}").mul(largest).round().tolist() == list(
+        range(-largest, largest + 1)
+    )
+    assert code_bits(codebook(f"int{bits}")) == bits
 
 
 def test_double_quantization_uses_the_dynamic_map_of_bitsandbytes() -> None:
@@ -60,7 +100,7 @@ def test_symmetric_types_have_seven_levels_each_side_of_zero(
 
 @pytest.mark.parametrize("name", CODEBOOKS)
 def test_levels_ascend_from_within_minus_one_to_one_through_an_exact_zero(name: str) -> None:
-    book = codebook(name)
+    book = codebook(name, blocksize=64)
     assert book.dtype == torch.float32
     assert (book.diff() >= 0).all()
     assert book[0] >= -1
@@ -85,5 +125,10 @@ def test_normal_weights_lose_least_in_nf4_and_most_in_e3m0() -> None:
 
 
 def test_an_unknown_type_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="'int3' has no codebook"):
-        codebook("int3")
+    with pytest.raises(ConfigError, match="'int9' has no codebook"):
+        codebook("int9")
+
+
+def test_levels_that_follow_the_block_size_are_not_given_without_one() -> None:
+    with pytest.raises(ConfigError, match="'af4' depend on the block size"):
+        codebook("af4")

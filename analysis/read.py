@@ -36,7 +36,7 @@ def facts(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "dtype": dtype["name"],
         "dq": decided["dq"],
         "blocksize": dtype.get("blocksize"),  # None: nothing was cut into blocks
-        "backend": dtype["backend"],
+        "backend": dtype.get("backend"),
         "bits": manifest["base"]["bits_per_parameter"],  # None: nothing was quantized
         "lora": lora.get("target"),
         "data": (decided.get("data") or {}).get("name"),
@@ -49,13 +49,31 @@ def facts(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def records(root: Path, kind: str) -> pd.DataFrame:
     """Return every record of the files `<kind>-<digest>.jsonl`: its fields, then `facts`.
 
+    Where both have a field, as where a 16-bit run measured data types, it is the record's.
+
     `digest` is that of the stage: records of one digest were measured in the same way. The frame is
     empty, and without columns, where no run has such a file.
     """
     rows = [
-        {**row, "digest": path.stem.rpartition("-")[2], **facts(folder, manifest)}
+        {**row, "digest": path.stem.rpartition("-")[2], **facts(folder, manifest), **row}
         for folder, manifest in manifests(root)
         for path in sorted(folder.glob(f"{kind}-*.jsonl"))
         for row in read_lines(path)
     ]
     return pd.DataFrame(rows)
+
+
+def settings(root: Path, folder: str, digest: str) -> dict[str, Any]:
+    """Return what decided the records of a digest, section by section; {} where it is not known."""
+    path = root / folder / f"settings-{digest}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def type_name(dtype: str, dq: bool) -> str:
+    """Return a data type as tables name it.
+
+    >>> type_name("nf4", True)
+    'nf4 + dq'
+    """
+    return f"{dtype} + dq" if dq else dtype

@@ -22,7 +22,11 @@ GLUE_CLASSES = {"mnli": 3, "stsb": 1}  # the others have two; 1 is a regression
 SEED_END = 2**32  # numpy takes no larger seed
 
 CHOICES: dict[str, Sequence[str]] = {
-    "dtype.name": (*FULL_PRECISION, *BNB_DTYPES, "int4", "fp4_e2m1", "fp4_e3m0", "af4"),
+    "dtype.name": (
+        *(*FULL_PRECISION, *BNB_DTYPES, "fp4_e2m1", "fp4_e3m0", "fp8_e4m3", "fp8_e5m2"),
+        *("af4", "af4_l1", *(f"{kind}{k}" for kind in ("int", "nf") for k in range(2, 9))),
+    ),
+    "dtype.scales": ("dynamic8", "fp8_e4m3"),
     "dtype.compute_dtype": ("bfloat16", "float16", "float32"),
     "model.kind": ("causal", "seq2seq", "classification"),
     "model.source": ("hub", "local", "embedded", "random"),
@@ -52,7 +56,7 @@ AT_LEAST: dict[int, Sequence[str]] = {  # null passes where a setting may be nul
     2: ("data.max_target_len", "eval.perplexity_tokens", "eval.perplexity_window"),
 }
 BELOW: dict[str, int] = {"lora.dropout": 1, "train.beta2": 1, "seed": SEED_END}
-STAGES = ("train", "eval", "generate")
+STAGES = ("measure", "train", "eval", "generate")
 TYPES = {  # as a sentence names them
     "None": "null",
     "bool": "true or false",
@@ -174,6 +178,8 @@ def _check_dtype(cfg: RunConfig) -> None:
             f"dtype={dtype.name} has no bitsandbytes kernel; dtype.backend=bnb holds "
             f"{', '.join(BNB_DTYPES)}, any other needs dtype.backend=simulated"
         )
+    if dtype.backend == "bnb" and cfg.dq and dtype.scales != "dynamic8":
+        raise ConfigError(f"dtype.scales={dtype.scales} needs dtype.backend=simulated")
     if dtype.backend == "bnb" and dtype.name != "int8" and dtype.blocksize not in BNB_BLOCKSIZES:
         raise ConfigError(
             f"dtype.blocksize={dtype.blocksize} is not one that bitsandbytes has "

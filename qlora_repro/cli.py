@@ -44,7 +44,7 @@ class Sweep:
 
     def __init__(self) -> None:
         self.results: list[CellResult] = []
-        self.seen: set[tuple[str, str, str]] = set()
+        self.seen: set[tuple[str, ...]] = set()
         self.failed = 0
 
     @property
@@ -106,7 +106,7 @@ def _written(overrides: Sequence[str]) -> set[str]:
 
 def _folded(cfg: RunConfig, *, dropped: bool) -> bool:
     """Whether this cell is one that has run already, as the 16-bit cells of a dq axis are."""
-    names = (key(cfg, "train"), key(cfg, "eval"), key(cfg, "generate"))
+    names = tuple(key(cfg, stage) for stage in ("train", "eval", "generate", "measure"))
     if names in SWEEP.seen:
         why = f": {_without_dq(cfg)}" if dropped or not cfg.dq else ""
         say(f"\nfolded into an earlier cell{why}")

@@ -41,6 +41,7 @@ class DtypeConfig:
     blocksize: int
     compute_dtype: str  # bfloat16, float16 or float32
     backend: str  # bnb, simulated or none
+    scales: str  # what dq keeps constants in: dynamic8 (released code) or fp8_e4m3 (the paper)
 
 
 @dataclass
@@ -115,6 +116,8 @@ class EvalConfig:
     perplexity_file: str | None  # a text file scored in windows
     perplexity_tokens: int | None  # at most so many tokens of it
     perplexity_window: int
+    perplexity_stride: int | None  # tokens from one window to the next; null: they do not overlap
+    reference: bool  # also compare each token's distribution with the 16-bit model's
     rouge: bool  # RougeL of greedy answers to the data.holdout rows
     max_new_tokens: int  # for generated answers
 
@@ -130,6 +133,21 @@ class GenerateConfig:
     batch_size: int
     limit: int | None
     stop: list[str]  # turn markers
+
+
+@dataclass
+class MeasureConfig:
+    name: str
+    dtypes: list[str]  # keys of quant.codebook.CODEBOOKS
+    blocksizes: list[int]
+    distributions: list[str]  # of synthetic weights
+    blocks: int  # synthetic blocks a distribution and block size
+    sample: int  # values of each weight that its optimal levels are fitted to
+    normality: bool  # are the model's own weights normal? (Appendix F)
+    rows: int | None  # of each weight are tested for normality; null: all
+    chunks: list[int]  # values in a chunk of SRAM quantiles
+    counts: list[int]  # chunks that these are the mean of
+    seed: int  # draws the synthetic weights
 
 
 @dataclass
@@ -156,6 +174,7 @@ class RunConfig:
     train: TrainConfig
     eval: EvalConfig
     generate: GenerateConfig
+    measure: MeasureConfig
     judge: JudgeConfig
     tracker: TrackerConfig
     stages: list[str]

@@ -16,9 +16,11 @@ from qlora_repro.config import RunConfig
 from qlora_repro.console import note, progress, say
 from qlora_repro.data.sources import examples, fingerprint, split_holdout
 from qlora_repro.errors import ConfigError
-from qlora_repro.eval.stage import score
+from qlora_repro.eval.reference import reference
+from qlora_repro.eval.stage import Beside, score
 from qlora_repro.generate import generate, read_questions
 from qlora_repro.live import Live
+from qlora_repro.measure.stage import measure
 from qlora_repro.merge import merge
 from qlora_repro.model.load import Loaded
 from qlora_repro.records import Answer, Example, Metric
@@ -65,6 +67,9 @@ def quiet() -> Iterator[None]:
 def _stages(
     cfg: RunConfig, *, base: Folder, cell: Folder, live: Live, tracker: Tracker
 ) -> CellResult:
+    if "measure" in cfg.stages:
+        with base.locked(wait=True):
+            _measure(cfg, base, live)
     rows, held_out = _rows(cfg)
     before = after = None
     if "eval" in cfg.stages:
@@ -124,11 +129,36 @@ def _read(folder: Folder, name: str) -> Any:
     return folder.read_json(name) if folder.has(name) else None
 
 
+def _measure(cfg: RunConfig, folder: Folder, live: Live) -> None:
+    """Measure the 16-bit base model's weights."""
+    if cfg.quantized:
+        raise ConfigError(
+            f"stages has measure, which looks at 16-bit weights, and dtype is {cfg.dtype.name}; "
+            "use dtype=bf16 or dtype=fp32, and name types in measure.dtypes"
+        )
+
+    digest = key(cfg, "measure")
+
+    def load() -> Any:
+        loaded = live.base()
+        _describe_base(cfg, folder, loaded)
+        folder.write_json(f"settings-{digest}.json", decisive(cfg, "measure"))
+        return loaded.model
+
+    measure(folder, cfg.measure, digest=digest, load=load)
+
+
+def _describe_base(cfg: RunConfig, folder: Folder, loaded: Loaded) -> None:
+    if not folder.has(MANIFEST):
+        folder.write_json(MANIFEST, manifest.base(cfg, loaded))
+
+
 def _evaluate(
     cfg: RunConfig, folder: Folder, live: Live, *, tuned: bool, held_out: list[Example]
 ) -> Scores:
     """Return the scores of the untuned or the tuned model, from the store where it has them."""
-    digest = key(cfg, "eval" if tuned else "untuned_eval")
+    stage = "eval" if tuned else "untuned_eval"
+    digest = key(cfg, stage)
     answers, metrics = f"answers-{digest}.jsonl", f"metrics-{digest}.jsonl"
     when = "after tuning" if tuned else "before tuning"
     if tuned and not folder.has(TRAINED):
@@ -140,17 +170,21 @@ def _evaluate(
         say(f"scores {when}: in the store, skipped")
     else:
         loaded = live.tuned() if tuned else live.base()
-        if not tuned and not folder.has(MANIFEST):
-            folder.write_json(MANIFEST, manifest.base(cfg, loaded))
+        if not tuned:
+            _describe_base(cfg, folder, loaded)
         with progress(f"scores {when}") as on_progress:
             found, rows = score(
                 loaded.model,
                 loaded.tokenizer,
                 cfg.eval,
                 run_id=folder.run_id,
-                held_out=held_out,
+                beside=Beside(
+                    held_out=held_out,
+                    reference=None if tuned else reference(cfg.model, cfg.dtype, cfg.eval),
+                ),
                 on_progress=on_progress,
             )
+        folder.write_json(f"settings-{digest}.json", decisive(cfg, stage))
         folder.write(answers, rows)
         folder.write(metrics, found)  # last: the mark that this evaluation is done
     return Scores(metrics=folder.read(metrics, Metric), answers=folder.read(answers, Answer))

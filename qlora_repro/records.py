@@ -50,3 +50,69 @@ class Generation:
     n_tokens: int
     finish: str  # "eos", "stop" (a turn marker) or "length"
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantErrors:
+    """What one data type makes of some values; errors in units of each block's absmax."""
+
+    run_id: str
+    source: str  # "weights", or the distribution that synthetic ones were drawn from
+    name: str  # the module; empty for synthetic values
+    layer: int | None
+    role: str | None  # of lora.roles; None for synthetic values
+    dtype: str
+    blocksize: int
+    dq: bool
+    n: int  # values
+    levels: int  # distinct ones
+    mse: float  # mean squared error
+    relative: float  # as quant.error has it
+    entropy: float  # bits a code
+    optimum: (
+        float | None
+    )  # mse of the Lloyd-Max levels, as many, for the same values; None: unasked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codebook:
+    """The levels of a data type, or the Lloyd-Max levels that it could have had."""
+
+    run_id: str
+    dtype: str
+    fitted: str | None  # the distribution that Lloyd-Max levels are for; None: the type's own
+    blocksize: int | None  # that they are for; None: any
+    levels: list[float]  # ascending, in units of absmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normality:
+    """Whether the rows of a weight, its hidden units, look normal (Appendix F)."""
+
+    run_id: str
+    source: str  # "weights", or "normal" for synthetic ones of the same shape
+    name: str  # the module; empty for all of them together
+    layer: int | None
+    role: str | None
+    rows: int  # that were tested
+    tested: int  # values of each row; the longest, for all weights together
+    columns: int  # values that a row has
+    rejected: float  # share of rows with p < 0.05, Shapiro-Wilk
+    rejected_fdr: float  # share that Benjamini-Hochberg rejects at a false discovery rate of 5%
+    kurtosis: float | None  # excess, mean over rows; 0 when normal, None when all are constant
+    probabilities: list[float]
+    quantiles: list[float]  # of the values about their row's mean, in its standard deviations
+
+
+@dataclass(frozen=True, kw_only=True)
+class SramQuantiles:
+    """How far means of chunks' quantiles are from a sample's own quantiles (Section 2)."""
+
+    run_id: str
+    distribution: str  # of synthetic values
+    chunk: int  # values
+    count: int  # chunks averaged
+    levels: int  # probabilities compared, evenly spaced
+    mean: float  # absolute error, in the distribution's own units
+    largest: float
+    outward: float  # mean error away from the median; negative: towards it

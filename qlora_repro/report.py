@@ -12,7 +12,8 @@ from qlora_repro.console import say
 from qlora_repro.records import Answer, Metric
 from qlora_repro.stats import Paired, paired
 
-LOWER_IS_BETTER = ("nats_per_token", "perplexity", "squared_error")
+LOWER_IS_BETTER = ("nats_per_token", "perplexity", "kl", "squared_error")
+BLOCK = 128  # tokens; those of one text depend on their neighbours, so blocks are resampled
 MANY = 12  # of more tasks than these, the table shows groups and averages only
 
 
@@ -92,7 +93,12 @@ def _compare(before: Scores | None, after: Scores | None, metric: Metric) -> Pai
     old, new = (_of(scores.answers, metric) for scores in (before, after))
     if not old or not new:
         return None
-    return paired(old, new, higher_is_better=metric.name not in LOWER_IS_BETTER)
+    return paired(
+        old,
+        new,
+        higher_is_better=metric.name not in LOWER_IS_BETTER,
+        block=BLOCK if metric.task == "perplexity" else 1,
+    )
 
 
 def _of(answers: Iterable[Answer], metric: Metric) -> list[Answer]:

@@ -39,7 +39,7 @@ class Paired:
     low: float | None  # 95% interval of the difference
     high: float | None
     p: float | None  # two-sided
-    test: str  # "mcnemar" for scores of 0 and 1, "sign flip" otherwise, "none" without pairs
+    test: str  # "mcnemar" for single scores of 0 and 1, "sign flip" otherwise, "none" without pairs
     verdict: Verdict
 
 
@@ -49,12 +49,17 @@ def paired(
     *,
     seed: int = 0,
     higher_is_better: bool = True,
+    block: int = 1,
 ) -> Paired:
     """Compare two systems question by question, matched by (task, metric, document hash).
 
     The interval is a bootstrap over questions (percentiles, `RESAMPLES` draws from a generator of
     `seed`). A document that occurs more than once is matched in order. The verdict needs
     p < 0.05 and an interval that leaves out zero; losses want `higher_is_better=False`.
+
+    Neighbouring tokens of a text are not independent: with `block` above 1 both the test and the
+    interval draw blocks of so many consecutive pairs, in the order of their `doc_id`, instead of
+    single ones. Such a test is always a sign flip, of the blocks' sums.
     """
     first, second = _by_question(before), _by_question(after)
     shared = [key for key in first if key in second]
@@ -66,9 +71,9 @@ def paired(
         return _nothing(unmatched=unmatched, missing=missing)
     x = np.array([old for old, _ in scored], dtype=np.float64)
     y = np.array([new for _, new in scored], dtype=np.float64)
-    low, high = bootstrap_interval(y - x, seed=seed)
-    binary = bool(np.isin(np.concatenate([x, y]), (0.0, 1.0)).all())
-    p = mcnemar(x, y) if binary else sign_flip(y - x, seed=seed)
+    low, high = block_interval(y - x, block=block, seed=seed)
+    binary = block == 1 and bool(np.isin(np.concatenate([x, y]), (0.0, 1.0)).all())
+    p = mcnemar(x, y) if binary else sign_flip(_sums(y - x, block), seed=seed)
     return Paired(
         n=len(scored),
         unmatched=unmatched,
@@ -139,6 +144,30 @@ def bootstrap_interval(values: Vector, *, seed: int = 0) -> tuple[float, float]:
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def block_interval(values: Vector, *, block: int, seed: int = 0) -> tuple[float, float]:
+    """Return the 95% percentile interval of a mean over resampled blocks of consecutive values.
+
+    The blocks do not overlap, and a short last one weighs by its length. Blocks must be longer than
+    the dependence between values reaches; blocks of 1 are `bootstrap_interval`.
+    """
+    if block == 1:
+        return bootstrap_interval(values, seed=seed)
+    sums = _sums(values, block)
+    sizes = _sums(np.ones(len(values)), block)
+    rng = np.random.default_rng(seed)
+    means = []
+    for rows in _blocks(RESAMPLES, len(sums)):
+        drawn = rng.integers(0, len(sums), (rows, len(sums)))
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _sums(values: Vector, block: int) -> Vector:
+    """Return the sums of consecutive blocks; the last may hold fewer values."""
+    return np.add.reduceat(values, np.arange(0, len(values), block))
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

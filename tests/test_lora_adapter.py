@@ -31,7 +31,9 @@ def base(family: str, kind: str = "causal", dtype: str = "bf16", compute: str = 
     path = str(tiny_checkpoint(family))
     model = ModelConfig("x", kind, path, None, "local", None, 2, "cpu", False, tuned)
     backend = "none" if dtype == "bf16" else "bnb"
-    return load_base(model, DtypeConfig(dtype, 64, compute, backend), dq=dtype == "nf4").model
+    return load_base(
+        model, DtypeConfig(dtype, 64, compute, backend, "dynamic8"), dq=dtype == "nf4"
+    ).model
 
 
 def adapted(model: Any, target: str = "all", seed: int = 0, **changes: Any) -> PeftModel:

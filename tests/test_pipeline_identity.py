@@ -15,7 +15,7 @@ WEIGHTS = {"train", "eval", "generate"}  # what depends on the trained weights
 EVERYTHING = {*WEIGHTS, "untuned", "untuned_eval", "untuned_generate"}
 # section -> what it decides
 SECTIONS = {
-    "model": EVERYTHING,
+    "model": {*EVERYTHING, "measure"},
     "dtype": EVERYTHING,
     "dq": EVERYTHING,
     "lora": WEIGHTS,
@@ -24,6 +24,7 @@ SECTIONS = {
     "seed": {*WEIGHTS, "untuned_generate"},
     "eval": {"eval", "untuned_eval"},
     "generate": {"generate", "untuned_generate"},
+    "measure": {"measure"},
 }
 # Where a run takes place, what it is called, keeps and prints: no result depends on it.
 NOT_DECISIVE = {
@@ -37,6 +38,7 @@ NOT_DECISIVE = {
     "train.log_steps",
     "eval.name",
     "generate.name",
+    "measure.name",
     "judge",
     "tracker",
     "stages",
@@ -44,7 +46,13 @@ NOT_DECISIVE = {
     "merge",
 }
 LEAVES = sorted(name for name in keys() if not any(k.startswith(f"{name}.") for k in keys()))
-EXAMPLES: dict[str, Any] = {"str": "other", "int": 7, "list[str]": ["x"], "list[int]": [1]}
+EXAMPLES: dict[str, Any] = {
+    "float": 1.5,
+    "str": "other",
+    "int": 7,
+    "list[str]": ["x"],
+    "list[int]": [1],
+}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +107,7 @@ def test_held_out_rows_make_the_data_part_of_the_untuned_scores(cfg: RunConfig) 
     ("words", "setting"),
     [
         (("dtype=bf16", "dq=false"), "dtype.blocksize=128"),
+        (("dtype=bf16", "dq=false"), "dtype.backend=simulated"),
         (("dtype=int8", "dq=false"), "dtype.blocksize=128"),
         (("dtype=bf16", "dq=false", "lora=none"), "lora.r=8"),
         (("dtype=bf16", "dq=false", "lora=none"), "lora.dropout=0.5"),

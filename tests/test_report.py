@@ -61,7 +61,7 @@ def test_a_row_has_both_scores_the_difference_with_its_interval_and_a_verdict(
 
 
 def test_a_loss_that_rises_is_worse(capsys: pytest.CaptureFixture[str]) -> None:
-    low, high = [1.0 + n / 100 for n in range(40)], [2.0 + n / 90 for n in range(40)]
+    low, high = ([base + n / 1000 for n in range(4000)] for base in (1.0, 2.0))
     for task, name in (("perplexity", "nats_per_token"), ("held_out", "squared_error")):
         text = printed(
             capsys, cell_table(result(scores(task, name, low), scores(task, name, high)))

@@ -5,4 +5,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-FIGURES: dict[str, Callable[[Path], Figure]] = {}
+from analysis.figures import (
+    codebooks,
+    error_by_blocksize,
+    fig3_zeroshot_by_bits,
+    normality,
+    sram_quantiles,
+)
+
+FIGURES: dict[str, Callable[[Path], Figure]] = {
+    "codebooks": codebooks.draw,
+    "error_by_blocksize": error_by_blocksize.draw,
+    "fig3_zeroshot_by_bits": fig3_zeroshot_by_bits.draw,
+    "normality": normality.draw,
+    "sram_quantiles": sram_quantiles.draw,
+}

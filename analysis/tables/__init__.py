@@ -4,5 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.table import Table
+from analysis.tables import data_types, normality, table2_perplexity_by_dtype
 
-TABLES: dict[str, Callable[[Path], Table]] = {}
+TABLES: dict[str, Callable[[Path], Table]] = {
+    "data_types": data_types.build,
+    "data_types_by_role": data_types.by_role,
+    "normality": normality.build,
+    "table2_perplexity_by_dtype": table2_perplexity_by_dtype.build,
+}

@@ -1,28 +1,48 @@
 """Perplexity on a text, token by token, so that two runs can be paired (paper: Table 2)."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from qlora_repro.errors import ConfigError, DataError
+from qlora_repro.eval.score import mean_metric
 from qlora_repro.eval.untouched import untouched
+from qlora_repro.eval.windows import Compared, Window, compare, cut, window_losses
 from qlora_repro.records import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a text is read."""
+
+    window: int  # tokens
+    stride: int | None = None  # tokens from one window to the next; None: `window`
+    max_tokens: int | None = None  # of the text; None: all
+    batch_size: int = 1  # windows
+
+    @property
+    def name(self) -> str:
+        """Tell readings apart: tokens scored in other contexts are other questions.
+
+        >>> Reading(window=512).name, Reading(window=512, stride=128).name
+        ('512', '512/128')
+        """
+        whole = self.stride in (None, self.window)
+        return str(self.window) if whole else f"{self.window}/{self.stride}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLosses:
     """Negative log-likelihoods of a text's tokens, in nats, in the order of the text.
 
-    Two models with one tokenizer and one window have the same tokens in the same places.
+    Two models with one tokenizer and one reading have the same tokens in the same places.
     """
 
     losses: list[float]
     ids: list[int]  # the token that each loss is about
+    reading: str = ""
+    compared: list[Compared] = field(default_factory=list)  # empty without a reference model
 
     @property
     def mean(self) -> float:
@@ -35,9 +55,10 @@ class TokenLosses:
         return math.exp(self.mean)
 
     def metrics(self, *, run_id: str) -> list[Metric]:
-        """Return perplexity and mean loss as records; neither is a fraction.
+        """Return perplexity and mean loss as records, with the comparison where there is one.
 
-        The error of the loss takes tokens as independent, which they are not: it is a lower bound.
+        Of these only `same_top` is a fraction; `kl` is in nats per token. The errors take tokens as
+        independent, which they are not: they are lower bounds.
         """
         n, mean = len(self.losses), self.mean
         squares = math.fsum((loss - mean) ** 2 for loss in self.losses)
@@ -46,10 +67,14 @@ class TokenLosses:
             ("perplexity", self.perplexity, None if stderr is None else self.perplexity * stderr),
             ("nats_per_token", mean, stderr),
         )
-        return [
+        found = [
             Metric(run_id=run_id, task="perplexity", name=name, value=value, stderr=error, n=n)
             for name, value, error in values
         ]
+        for name in ("kl", "same_top") if self.compared else ():
+            scores = [getattr(token, name) for token in self.compared]
+            found += mean_metric(scores, run_id=run_id, task="perplexity", name=name)
+        return found
 
 
 def read_text(path: str) -> str:
@@ -67,48 +92,58 @@ def read_text(path: str) -> str:
 
 
 def perplexity(
-    model: Any, tokenizer: Any, text: str, *, window: int, max_tokens: int | None, batch_size: int
+    model: Any, tokenizer: Any, text: str, *, reading: Reading, reference: Any = None
 ) -> TokenLosses:
-    """Score a text in windows that do not overlap, as the GPTQ line of work and the paper do.
+    """Score a text in windows, each token once.
 
-    The token ids, with the tokenizer's own first token and no last one, are cut into windows of
-    `window`; the rest after `max_tokens` of them is left out, a last short window is kept. The
-    first token of a window has no context and no loss, so W tokens give W - 1 losses. Leaves the
-    model as it found it. Raises DataError for a text of less than two tokens.
+    The token ids, with the tokenizer's own first token and no last one, are cut after
+    `max_tokens`. Windows that do not overlap are what the GPTQ line of work and the paper use: a
+    window of W tokens gives W - 1 losses, since its first token has no context. With a stride below
+    the window, a window's first tokens were scored in the one before and are context alone, so that
+    each token but the text's first has at least `window - stride` tokens before it.
+
+    `reference` is a second model with the same tokenizer, which reads the same windows; each
+    token's distribution is then compared with its. Leaves both models as it found them. Raises
+    ConfigError for a reading that cannot be, DataError for a text of less than two tokens.
     """
-    if model.config.is_encoder_decoder:
-        raise ConfigError(
-            f"perplexity needs a decoder-only model, and {type(model).__name__} reads with an "
-            "encoder; use eval.perplexity_file=null"
-        )
-    if window < 2:
-        raise ConfigError(f"eval.perplexity_window is {window}, and must be at least 2 tokens")
-    ids = tokenizer(text, verbose=False)["input_ids"][:max_tokens]
+    _check(model, reading)
+    ids = tokenizer(text, verbose=False)["input_ids"][: reading.max_tokens]
     if len(ids) < 2:
         raise DataError(
             f"the text for perplexity has {len(ids)} tokens, and must have at least 2: the first "
             "has no context to be predicted from"
         )
-    windows = [ids[start : start + window] for start in range(0, len(ids), window)]
-    windows = [tokens for tokens in windows if len(tokens) > 1]
+    windows = cut(ids, window=reading.window, stride=reading.stride or reading.window)
     losses: list[float] = []
-    with untouched(model, tokenizer):
-        for start in range(0, len(windows), batch_size):
-            losses += window_losses(model, windows[start : start + batch_size])
-    scored = [token for tokens in windows for token in tokens[1:]]
-    return TokenLosses(losses=losses, ids=scored)
+    compared: list[Compared] = []
+    with untouched(model, tokenizer), untouched(reference or model, tokenizer):
+        for start in range(0, len(windows), reading.batch_size):
+            batch = windows[start : start + reading.batch_size]
+            if reference is None:
+                losses += window_losses(model, batch)
+                continue
+            found, tokens = compare(model, reference, batch)
+            losses += found
+            compared += tokens
+    return TokenLosses(losses=losses, ids=_scored(windows), reading=reading.name, compared=compared)
 
 
-def window_losses(model: Any, windows: Sequence[Sequence[int]]) -> list[float]:
-    """Return the losses of a batch of windows, one after the other. B windows, T tokens."""
-    longest = max(len(tokens) for tokens in windows)
-    filled = [[*tokens, *[0] * (longest - len(tokens))] for tokens in windows]
-    ids = torch.tensor(filled, device=model.device)  # (B, T); padding comes last and is not scored
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(windows):
-        mask[row, : len(tokens)] = 1
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]  # (B, T-1, V)
-    flat: Tensor = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-    )  # (B * (T-1),)
-    return [float(loss) for loss in flat[mask[:, 1:].flatten().bool()].tolist()]
+def _scored(windows: list[Window]) -> list[int]:
+    return [token for window in windows for token in window.ids[-window.new :]]
+
+
+def _check(model: Any, reading: Reading) -> None:
+    if model.config.is_encoder_decoder:
+        raise ConfigError(
+            f"perplexity needs a decoder-only model, and {type(model).__name__} reads with an "
+            "encoder; use eval.perplexity_file=null"
+        )
+    if reading.window < 2:
+        raise ConfigError(
+            f"eval.perplexity_window is {reading.window}, and must be at least 2 tokens"
+        )
+    if reading.stride is not None and not 1 <= reading.stride <= reading.window:
+        raise ConfigError(
+            f"eval.perplexity_stride is {reading.stride}, and must be from 1 to "
+            f"eval.perplexity_window={reading.window}, so that no token is left out"
+        )

@@ -1,17 +1,29 @@
 """Evaluation as the pipeline calls it: all that the eval section asks for, as records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from qlora_repro.config import EvalConfig
 from qlora_repro.eval.classify import classify
 from qlora_repro.eval.harness import evaluate
-from qlora_repro.eval.perplexity import TokenLosses, perplexity, read_text
+from qlora_repro.eval.perplexity import Reading, TokenLosses, perplexity, read_text
 from qlora_repro.eval.rouge import rouge
 from qlora_repro.eval.untouched import OnProgress
 from qlora_repro.records import Answer, Example, Metric
 
 Records = tuple[list[Metric], list[Answer]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What some scores need beside the model."""
+
+    held_out: Sequence[Example] = ()  # rows kept out of training
+    reference: Any = None  # the 16-bit model that a quantized one's distributions are compared with
+
+
+ALONE = Beside()
 
 
 def score(
@@ -20,7 +32,7 @@ def score(
     cfg: EvalConfig,
     *,
     run_id: str,
-    held_out: Sequence[Example],
+    beside: Beside = ALONE,
     on_progress: OnProgress | None = None,
 ) -> Records:
     """Score the live model: lm-eval tasks, perplexity on a text, and the rows held out of training.
@@ -28,18 +40,18 @@ def score(
     A classifier is scored on the held-out rows and by nothing else. The model, the tokenizer and
     every random state are left as they were.
     """
-    if model.get_output_embeddings() is None and held_out:
-        return classify(model, tokenizer, held_out, run_id=run_id, batch_size=cfg.batch_size)
+    if model.get_output_embeddings() is None and beside.held_out:
+        return classify(model, tokenizer, beside.held_out, run_id=run_id, batch_size=cfg.batch_size)
     metrics, answers = evaluate(model, tokenizer, cfg, run_id=run_id, on_progress=on_progress)
     for more in (_perplexity, _rouge):
-        found, rows = more(model, tokenizer, cfg, run_id, held_out)
+        found, rows = more(model, tokenizer, cfg, run_id, beside)
         metrics += found
         answers += rows
     return metrics, answers
 
 
 def _perplexity(
-    model: Any, tokenizer: Any, cfg: EvalConfig, run_id: str, held_out: Sequence[Example]
+    model: Any, tokenizer: Any, cfg: EvalConfig, run_id: str, beside: Beside
 ) -> Records:
     if cfg.perplexity_file is None:
         return [], []
@@ -47,37 +59,50 @@ def _perplexity(
         model,
         tokenizer,
         read_text(cfg.perplexity_file),
-        window=cfg.perplexity_window,
-        max_tokens=cfg.perplexity_tokens,
-        batch_size=cfg.batch_size,
+        reading=Reading(
+            window=cfg.perplexity_window,
+            stride=cfg.perplexity_stride,
+            max_tokens=cfg.perplexity_tokens,
+            batch_size=cfg.batch_size,
+        ),
+        reference=beside.reference,
     )
     return found.metrics(run_id=run_id), token_answers(found, run_id=run_id)
 
 
 def token_answers(found: TokenLosses, *, run_id: str) -> list[Answer]:
-    """Return a record a token, so that two runs on one text can be paired."""
+    """Return a record a token and score, so that two runs on one text can be paired.
+
+    The document is the token in its place, as this reading of the text gives it context.
+    """
     return [
         Answer(
             run_id=run_id,
             task="perplexity",
-            name="nats_per_token",
+            name=name,
             doc_id=place,
-            doc_hash=f"{place}:{token}",
-            value=loss,
+            doc_hash=f"{found.reading}:{place}:{token}",
+            value=value,
         )
-        for place, (token, loss) in enumerate(zip(found.ids, found.losses, strict=True))
+        for name, values in _by_token(found)
+        for place, (token, value) in enumerate(zip(found.ids, values, strict=True))
     ]
 
 
-def _rouge(
-    model: Any, tokenizer: Any, cfg: EvalConfig, run_id: str, held_out: Sequence[Example]
-) -> Records:
+def _by_token(found: TokenLosses) -> Iterator[tuple[str, list[float]]]:
+    yield "nats_per_token", found.losses
+    if found.compared:
+        yield "kl", [token.kl for token in found.compared]
+        yield "same_top", [token.same_top for token in found.compared]
+
+
+def _rouge(model: Any, tokenizer: Any, cfg: EvalConfig, run_id: str, beside: Beside) -> Records:
     if not cfg.rouge:
         return [], []
     return rouge(
         model,
         tokenizer,
-        held_out,
+        beside.held_out,
         run_id=run_id,
         batch_size=cfg.batch_size,
         max_new_tokens=cfg.max_new_tokens,

@@ -1,7 +1,7 @@
 """A base model and its tokenizer, at the precision that was asked for and checked to be."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def load_base(
     live = reader.read(dtype, dq=dq, seed=seed)
     names = [] if dtype.name in FULL_PRECISION else reader.expected()
     if dtype.backend == "simulated" and names:
-        simulate(live, names, dtype=dtype.name, blocksize=dtype.blocksize, dq=dq)
+        size, scales = dtype.blocksize, dtype.scales
+        simulate(live, names, dtype=dtype.name, blocksize=size, dq=dq, scales=scales)
     disarm(live)
     check_quantized(live, names, dtype=dtype, dq=dq)
     rounded = 0 if dtype.name == "fp32" else round_to_bf16(live, skip=names)
@@ -85,9 +86,7 @@ def load_trained(model: ModelConfig, dtype: DtypeConfig, *, folder: Path) -> Loa
     if dtype.name not in FULL_PRECISION:
         raise ConfigError(f"dtype={dtype.name} has no fully trained model; use dtype=bf16 or fp32")
     reader = _reader(model, folder)
-    plain = DtypeConfig(
-        name="fp32", blocksize=dtype.blocksize, compute_dtype="float32", backend="none"
-    )
+    plain = replace(dtype, name="fp32", compute_dtype="float32", backend="none")
     return reader.loaded(reader.read(plain, dq=False, seed=0), rounded=0)
 
 

@@ -14,6 +14,7 @@ DECIDES = {
     "train": WEIGHTS,
     "eval": (*WEIGHTS, "eval"),
     "generate": (*WEIGHTS, "generate"),
+    "measure": ("model", "measure"),
     "untuned": UNTUNED,
     "untuned_eval": (*UNTUNED, "eval"),
     "untuned_generate": (*UNTUNED, "generate", "seed"),
@@ -25,6 +26,7 @@ IRRELEVANT = {
     "data": ("max_truncated",),
     "eval": ("name",),
     "generate": ("name",),
+    "measure": ("name",),
 }
 # What may name a file or folder of the user's own, which counts by its contents.
 OWN = {
@@ -46,6 +48,10 @@ def decisive(cfg: RunConfig, stage: str) -> dict[str, Any]:
         names.append("seed")  # it draws the new head
     if not cfg.quantized or (cfg.dtype.name, cfg.dtype.backend) == ("int8", "bnb"):
         del sections["dtype"]["blocksize"]  # nothing is cut into blocks
+    if not cfg.quantized:
+        del sections["dtype"]["backend"]  # which holds quantized weights
+    if not cfg.dq:
+        del sections["dtype"]["scales"]  # nothing is quantized twice
     if cfg.full_finetuning:
         sections["lora"] = {"target": cfg.lora.target}  # there is no adapter to have the rest
     return {name: _trim(name, sections[name]) for name in names}

@@ -13,7 +13,7 @@ CASES = {
     "unknown_flag": Case(words=["--fast"], says=["--fast", "run.py --help"]),
     "unreadable_override": Case(words=["foo bar"], says=["'foo bar'", "write KEY=VALUE"]),
     "unknown_option": Case(
-        words=["dtype=nf5"], says=["dtype has no option 'nf5'", "the nearest is dtype=nf4", "fp4"]
+        words=["dtype=nf44"], says=["dtype has no option 'nf44'", "the nearest is dtype=nf4"]
     ),
     "unknown_option_among_many": Case(
         words=["model=tinyy"], says=["'tinyy'", "the nearest is model=tiny", "run.py --help"]
@@ -56,7 +56,7 @@ CASES = {
         says=["model.num_labels is 2", "mnli needs model.num_labels=3"],
     ),
     "second_cell_of_a_sweep": Case(
-        words=["model=tiny", "-m", "dtype=nf4,nf5"], says=["'nf5'", "the nearest is dtype=nf4"]
+        words=["model=tiny", "-m", "dtype=nf4,nf44"], says=["'nf44'", "the nearest is dtype=nf4"]
     ),
     # Root may write anywhere, so a file stands in the folder's place.
     "unwritable_results": Case(

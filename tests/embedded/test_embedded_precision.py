@@ -146,7 +146,7 @@ def test_an_eval_in_the_middle_of_training_changes_neither_loss_nor_gradients(he
     torch.optim.AdamW(held.trained.values(), lr=1e-3).step()
     loss, gradients = held.loss(), held.gradients()
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    answers: Any = score(held.model, held.tokenizer, held.cfg.eval, run_id="x", held_out=[])[1]
+    answers: Any = score(held.model, held.tokenizer, held.cfg.eval, run_id="x")[1]
     assert answers
     assert held.model.training
     assert random.getstate() == states[0]

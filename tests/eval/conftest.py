@@ -58,6 +58,8 @@ def eval_config() -> Any:
             "perplexity_file": None,
             "perplexity_tokens": None,
             "perplexity_window": 32,
+            "perplexity_stride": None,
+            "reference": False,
             "rouge": False,
             "max_new_tokens": 4,
         }

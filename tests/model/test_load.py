@@ -15,10 +15,10 @@ from qlora_repro.model import load
 from qlora_repro.model.load import Loaded, load_base, load_trained
 from qlora_repro.model.tiny import FAMILIES, tiny_checkpoint
 
-BF16 = DtypeConfig("bf16", 64, "float32", "none")
-FP32 = DtypeConfig("fp32", 64, "float32", "none")
-NF4 = DtypeConfig("nf4", 64, "float32", "bnb")
-SIMULATED = DtypeConfig("nf4", 64, "float32", "simulated")
+BF16 = DtypeConfig("bf16", 64, "float32", "none", "dynamic8")
+FP32 = DtypeConfig("fp32", 64, "float32", "none", "dynamic8")
+NF4 = DtypeConfig("nf4", 64, "float32", "bnb", "dynamic8")
+SIMULATED = DtypeConfig("nf4", 64, "float32", "simulated", "dynamic8")
 
 
 def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> ModelConfig:
@@ -111,7 +111,7 @@ def test_layer_that_was_not_quantized_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_fp32_with_another_compute_type_is_refused() -> None:
-    wrong = DtypeConfig("fp32", 64, "bfloat16", "none")
+    wrong = DtypeConfig("fp32", 64, "bfloat16", "none", "dynamic8")
     with pytest.raises(ConfigError, match="dtype=fp32 computes in float32"):
         load_base(section(tiny_checkpoint("causal")), wrong, dq=False)
 

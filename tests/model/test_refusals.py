@@ -14,7 +14,7 @@ from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import tiny_checkpoint
 
-BF16 = DtypeConfig("bf16", 64, "float32", "none")
+BF16 = DtypeConfig("bf16", 64, "float32", "none", "dynamic8")
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ from qlora_repro.quant.select import quantizable
 
 
 def dtype(name: str, backend: str) -> DtypeConfig:
-    return DtypeConfig(name=name, blocksize=64, compute_dtype="bfloat16", backend=backend)
+    return DtypeConfig(
+        name=name, blocksize=64, compute_dtype="bfloat16", backend=backend, scales="dynamic8"
+    )
 
 
 def test_weights_take_16_bits_but_for_those_that_bitsandbytes_holds_in_4_and_a_half(

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 os.environ["QLORA_REPRO_ROOT"] = str(Path(__file__).resolve().parent)  # where experiments/ lies
-# Threads that spin while they wait keep each other from running where cores are shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that spin for long while they wait keep each other from running where cores are shared;
+# a short spin costs nothing where they are not.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to report_errors, which words them
 
 import hydra

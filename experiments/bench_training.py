@@ -147,7 +147,7 @@ def measured_apart(name: str, *, steps: int, folder: Path) -> Measured:
     result = folder / "measured.json"
     command = [sys.executable, "-m", "experiments.bench_training"]
     words = [*command, "--arm", name, "--result", str(result), "--steps", str(steps)]
-    ours = {} if ARMS[name].plain else {"OMP_WAIT_POLICY": "PASSIVE"}  # as run.py sets it
+    ours = {} if ARMS[name].plain else {"GOMP_SPINCOUNT": "2000"}  # as run.py sets it
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | ours)
     if done.returncode:
         say(done.stdout, done.stderr)

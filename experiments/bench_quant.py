@@ -1,6 +1,6 @@
 """Speed and memory of our block-wise quantizer against bitsandbytes' on the CPU, as ratios.
 
-    python -m experiments.bench_quant [--rounds 7]
+    python -m experiments.bench_quant [--rounds 3]
 
 Both turn one 4096 x 4096 bf16 weight into packed nf4 in blocks of 64 and back, with and without
 double quantization. Each arm is a process of its own and they take turns; what counts is the
@@ -159,7 +159,7 @@ def show(found: dict[tuple[str, bool, str], list[Measured]]) -> None:
 def main() -> None:
     """Compare the results, then measure every arm in turn; or, as a part of that, one arm."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--dq", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -41,6 +41,7 @@ fix: setup ## Format and mend what ruff can mend
 bench: setup ## Measure speed and memory of training and quantizing, as ratios to named baselines
 	$(BIN)/python -m experiments.bench_training
 	$(BIN)/python -m experiments.bench_quant
+	$(BIN)/python -m experiments.bench_memory
 
 test-gpu: setup ## The tests that need CUDA
 	$(BIN)/python -m pytest -m gpu

@@ -56,7 +56,7 @@ AT_LEAST: dict[int, Sequence[str]] = {  # null passes where a setting may be nul
     2: ("data.max_target_len", "eval.perplexity_tokens", "eval.perplexity_window"),
 }
 BELOW: dict[str, int] = {"lora.dropout": 1, "train.beta2": 1, "seed": SEED_END}
-STAGES = ("measure", "train", "eval", "generate")
+STAGES = ("plan", "measure", "train", "eval", "generate")
 TYPES = {  # as a sentence names them
     "None": "null",
     "bool": "true or false",

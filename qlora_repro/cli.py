@@ -30,6 +30,7 @@ from qlora_repro.store.identity import key
 from qlora_repro.store.runs import open_store
 
 if TYPE_CHECKING:
+    from qlora_repro.records import MemoryPlan
     from qlora_repro.report import CellResult
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
@@ -44,13 +45,14 @@ class Sweep:
 
     def __init__(self) -> None:
         self.results: list[CellResult] = []
+        self.plans: list[MemoryPlan] = []
         self.seen: set[tuple[str, ...]] = set()
         self.failed = 0
 
     @property
     def cells(self) -> int:
         """How many cells were begun."""
-        return len(self.results) + self.failed
+        return len(self.results) + len(self.plans) + self.failed
 
 
 SWEEP = Sweep()
@@ -79,7 +81,8 @@ def _run(cfg: DictConfig, words: Sequence[str], *, sweeping: bool) -> None:
     for group, option in HydraConfig.get().runtime.choices.items():
         if str(option).startswith("_"):
             raise ConfigError(f"{group}={option} is what its other options start from; choose one")
-    written = _written(words)
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    written = {str(override.key_or_group) for override in parsed}  # by the user
     run_cfg = checks.parse(cfg, written=written - {"dq"} if sweeping else written)
     dropped = "dq" in written and cfg.dq and not run_cfg.dq
     if sweeping and _folded(run_cfg, dropped=dropped):
@@ -88,6 +91,11 @@ def _run(cfg: DictConfig, words: Sequence[str], *, sweeping: bool) -> None:
         why = f" ({_without_dq(run_cfg)})" if dropped else ""
         say(f"\ncell {SWEEP.cells + 1}: {' '.join(words)}{why}")
     open_store(run_cfg.results_dir)  # refused now, and not after the slow imports
+    if "plan" in run_cfg.stages:  # and none of the rest: it must not import torch
+        from qlora_repro.plan.stage import plan
+
+        SWEEP.plans.append(plan(run_cfg))
+        return
     from qlora_repro import pipeline  # torch and all
 
     SWEEP.results.append(pipeline.run(run_cfg))
@@ -98,15 +106,9 @@ def _fail(text: str) -> None:
     sentence(" ".join(text.split()))
 
 
-def _written(overrides: Sequence[str]) -> set[str]:
-    """Return the keys that the user wrote on the command line."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {str(override.key_or_group) for override in parsed}
-
-
 def _folded(cfg: RunConfig, *, dropped: bool) -> bool:
     """Whether this cell is one that has run already, as the 16-bit cells of a dq axis are."""
-    names = tuple(key(cfg, stage) for stage in ("train", "eval", "generate", "measure"))
+    names = tuple(key(cfg, stage) for stage in ("train", "eval", "generate", "measure", "plan"))
     if names in SWEEP.seen:
         why = f": {_without_dq(cfg)}" if dropped or not cfg.dq else ""
         say(f"\nfolded into an earlier cell{why}")
@@ -160,13 +162,21 @@ def report_errors(main: Callable[[], None]) -> int:
         sentence("interrupted; the same command goes on from the last checkpoint")
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # nothing is left to write, and taking torch down takes seconds
+    _show_sweep()
+    if SWEEP.failed and SWEEP.cells > 1:
+        sentence(f"{SWEEP.failed} of {SWEEP.cells} cells failed; the reasons stand above")
+    return 1 if SWEEP.failed else 0
+
+
+def _show_sweep() -> None:
     if len(SWEEP.results) > 1:
         from qlora_repro.report import sweep_table
 
         say(sweep_table(SWEEP.results))
-    if SWEEP.failed and SWEEP.cells > 1:
-        sentence(f"{SWEEP.failed} of {SWEEP.cells} cells failed; the reasons stand above")
-    return 1 if SWEEP.failed else 0
+    if len(SWEEP.plans) > 1:
+        from qlora_repro.plan.show import sweep_table as plans_table
+
+        say(plans_table(SWEEP.plans))
 
 
 def arranged(words: Sequence[str]) -> list[str]:

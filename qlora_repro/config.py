@@ -22,6 +22,19 @@ class TunedConfig:
 
 
 @dataclass
+class ArchitectureConfig:
+    """The sizes of a decoder-only model of the Llama family, for planning without its files."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    tie_word_embeddings: bool
+
+
+@dataclass
 class ModelConfig:
     name: str
     kind: str  # causal, seq2seq or classification
@@ -33,6 +46,7 @@ class ModelConfig:
     device: str  # auto, cpu, cuda, cuda:1
     trust_remote_code: bool
     tuned: TunedConfig
+    architecture: ArchitectureConfig | None  # null: planning reads the checkpoint's config.json
 
 
 @dataclass
@@ -136,6 +150,17 @@ class GenerateConfig:
 
 
 @dataclass
+class PlanConfig:
+    name: str
+    length: int | None  # tokens a sequence; null: data.max_source_len + data.max_target_len
+    gpus: list[int]  # GB: which of these hold the run
+    reserve: float  # GB of each that no tensor gets
+    memory: float | None  # GB of the card that paging is simulated on; null: the largest that pages
+    bus: float  # GB/s between that card and the host
+    adapters: str  # what they train in: float32, or bfloat16, as the paper counts them
+
+
+@dataclass
 class MeasureConfig:
     name: str
     dtypes: list[str]  # keys of quant.codebook.CODEBOOKS
@@ -174,6 +199,7 @@ class RunConfig:
     train: TrainConfig
     eval: EvalConfig
     generate: GenerateConfig
+    plan: PlanConfig
     measure: MeasureConfig
     judge: JudgeConfig
     tracker: TrackerConfig

@@ -23,6 +23,7 @@ from qlora_repro.live import Live
 from qlora_repro.measure.stage import measure
 from qlora_repro.merge import merge
 from qlora_repro.model.load import Loaded
+from qlora_repro.plan.stage import foretold
 from qlora_repro.records import Answer, Example, Metric
 from qlora_repro.report import CellResult, Scores, show
 from qlora_repro.store.identity import decisive, key, slug
@@ -86,6 +87,7 @@ def _stages(
     if "generate" in cfg.stages:
         _generate(cfg, cell, live, tuned=cell is not base)
     _track(tracker, before=before, after=after)
+    training = _read(cell, TRAINED)
     return CellResult(
         label=describe(cfg),
         folder=cell.path,
@@ -95,7 +97,8 @@ def _stages(
         before=before,
         after=after,
         manifest=_read(cell, MANIFEST) or _read(base, MANIFEST),
-        training=_read(cell, TRAINED),
+        training=training,
+        predicted=foretold(cfg, training),
     )
 
 

@@ -116,3 +116,43 @@ class SramQuantiles:
     mean: float  # absolute error, in the distribution's own units
     largest: float
     outward: float  # mean error away from the median; negative: towards it
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What a run would take, predicted from the architecture; sizes in bytes."""
+
+    run_id: str
+    model: str
+    dtype: str
+    dq: bool
+    simulated: bool
+    lora: str
+    r: int | None  # None: every weight trains
+    optim: str
+    adapters: str  # what they train in
+    rows: int  # sequences in a forward pass
+    length: int  # tokens of each
+    checkpointing: bool
+    accumulates: bool  # gradients wait for further micro-batches
+    params: int
+    trained: int
+    bits: float | None  # a quantized parameter, constants included; None: nothing is packed
+    weights: int
+    scales: int
+    adapter_weights: int
+    gradients: int
+    optimizer: int
+    copies: int  # 16-bit ones of weights that train in float32
+    activations: int  # as the run is set
+    activations_checkpointed: int
+    activations_unchecked: int
+    logits: int
+    peak: int  # of training: less than the sum, as parts take turns
+    when: str  # it is reached
+    busy: int  # the most in forward and backward pass without the optimizer's states
+    stepping: int  # at the optimizer's step, without them
+    cache: int  # inference: keys and values
+    inference_activations: int
+    inference_logits: int
+    inference_peak: int

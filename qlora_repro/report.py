@@ -38,6 +38,9 @@ class CellResult:
     after: Scores | None
     manifest: dict[str, Any] | None
     training: dict[str, Any] | None
+    predicted: int | None = (
+        None  # bytes that planning foretells for model and training; None: unasked
+    )
 
     @cached_property
     def lines(self) -> list["Line"]:
@@ -179,8 +182,23 @@ def cost_lines(result: CellResult) -> list[str]:
             + (f"{speed:,.0f} tokens/s, " if speed else "")
             + f"peak memory {done['peak_memory'] / 1e9:.2f} GB, optimizer {done['optim']}"
         )
+        said += _predicted_line(result, done["peak_memory"])
     said.append(f"everything lies in {result.folder}")
     return said
+
+
+def _predicted_line(result: CellResult, measured: int) -> list[str]:
+    """Return the predicted peak beside the measured one, and what each of them counts."""
+    if result.predicted is None:
+        return []
+    device = (result.manifest or {}).get("provenance", {}).get("device", "cpu")
+    counts = (
+        "" if device != "cpu" else ", which is all that the process had resident, libraries too"
+    )
+    return [
+        f"memory: {result.predicted / 1e9:.2f} GB predicted for the model and training, "
+        f"{measured / 1e9:.2f} GB measured{counts}"
+    ]
 
 
 def show(result: CellResult) -> None:

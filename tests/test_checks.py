@@ -72,7 +72,7 @@ def test_micro_batch_follows_a_smaller_batch(configured: Configured) -> None:
         (["stages=[]"], r"stages is empty; write stages=\[train,eval\]"),
         (
             ["stages=[tain]"],
-            "stages has 'tain', and knows only measure, train, eval, generate",
+            "stages has 'tain', and knows only plan, measure, train, eval, generate",
         ),
         (["stages=[generate]"], "generate=none names no questions"),
         (["merge=true", "train=none"], "merge=true merges an adapter, and a run without training"),

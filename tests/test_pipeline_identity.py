@@ -15,21 +15,23 @@ WEIGHTS = {"train", "eval", "generate"}  # what depends on the trained weights
 EVERYTHING = {*WEIGHTS, "untuned", "untuned_eval", "untuned_generate"}
 # section -> what it decides
 SECTIONS = {
-    "model": {*EVERYTHING, "measure"},
-    "dtype": EVERYTHING,
-    "dq": EVERYTHING,
-    "lora": WEIGHTS,
-    "data": WEIGHTS,
-    "train": WEIGHTS,
+    "model": {*EVERYTHING, "measure", "plan"},
+    "dtype": {*EVERYTHING, "plan"},
+    "dq": {*EVERYTHING, "plan"},
+    "lora": {*WEIGHTS, "plan"},
+    "data": {*WEIGHTS, "plan"},
+    "train": {*WEIGHTS, "plan"},
     "seed": {*WEIGHTS, "untuned_generate"},
     "eval": {"eval", "untuned_eval"},
     "generate": {"generate", "untuned_generate"},
     "measure": {"measure"},
+    "plan": {"plan"},
 }
 # Where a run takes place, what it is called, keeps and prints: no result depends on it.
 NOT_DECISIVE = {
     "model.device",
     "model.note",
+    "model.architecture",  # follows from the checkpoint
     "model.tuned",  # read through the sections that refer to it
     "data.max_truncated",  # fails a run or does not
     "train.name",
@@ -39,6 +41,8 @@ NOT_DECISIVE = {
     "eval.name",
     "generate.name",
     "measure.name",
+    "plan.name",
+    "plan.gpus",
     "judge",
     "tracker",
     "stages",
@@ -85,7 +89,7 @@ def decided_by(name: str) -> set[str]:
     if any(name == word or name.startswith(f"{word}.") for word in NOT_DECISIVE):
         return set()
     if name == "data.holdout":  # from zero: what is held out is scored, and comes out of training
-        return {*WEIGHTS, "untuned_eval"}
+        return {*WEIGHTS, "untuned_eval", "plan"}
     return SECTIONS[name.partition(".")[0]]
 
 

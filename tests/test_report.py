@@ -102,3 +102,21 @@ def test_a_sweep_has_a_row_a_cell_and_compares_no_cell_twice(
     assert row(text, "tiny, nf4") == ["tiny, nf4 + dq", "4.127", "0.500 > 0.500", "-"]
     assert row(text, "tiny, bf16") == ["tiny, bf16", "-", "-", "1.000"]
     assert len(compared) == 2
+
+
+def test_the_predicted_peak_stands_beside_the_measured_one() -> None:
+    steps = {"steps": [1], "tokens": 10, "trained_tokens": 5, "tokens_per_second": 1.0}
+    training = steps | {"peak_memory": 3_500_000_000, "optim": "adamw_torch_fused"}
+    on_cpu = {"provenance": {"dirty": False, "device": "cpu"}, "base": BASE}
+    found = result(None, None, training=training, manifest=on_cpu)
+    assert not any("predicted" in line for line in cost_lines(found))
+    (said,) = [x for x in cost_lines(replace(found, predicted=2_600_000_000)) if "predicted" in x]
+    assert said.startswith("memory: 2.60 GB predicted for the model and training, 3.50 GB measured")
+    assert said.endswith("resident, libraries too")
+    on_gpu = {"provenance": {"dirty": False, "device": "NVIDIA H100"}, "base": BASE}
+    (said,) = [
+        x
+        for x in cost_lines(replace(found, predicted=2_600_000_000, manifest=on_gpu))
+        if "predicted" in x
+    ]
+    assert said.endswith("3.50 GB measured")

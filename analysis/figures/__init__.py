@@ -9,6 +9,7 @@ from analysis.figures import (
     codebooks,
     error_by_blocksize,
     fig3_zeroshot_by_bits,
+    fig6_memory,
     normality,
     sram_quantiles,
 )
@@ -17,6 +18,7 @@ FIGURES: dict[str, Callable[[Path], Figure]] = {
     "codebooks": codebooks.draw,
     "error_by_blocksize": error_by_blocksize.draw,
     "fig3_zeroshot_by_bits": fig3_zeroshot_by_bits.draw,
+    "fig6_memory": fig6_memory.draw,
     "normality": normality.draw,
     "sram_quantiles": sram_quantiles.draw,
 }

@@ -39,6 +39,11 @@ def hub_checkpoint(path: str, *, revision: str | None, code: bool) -> tuple[Path
     return folder, folder.name
 
 
+def hub_description(path: str, *, revision: str | None, code: bool) -> Path:
+    """Return a folder with a repository's configuration and no weights; raises ModelError."""
+    return _download(path, revision, ["config.json", *(["*.py"] if code else [])])
+
+
 def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
     at = f"{path} at revision {revision or 'main'}"
     page = f"https://huggingface.co/{path}"

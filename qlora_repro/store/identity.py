@@ -15,18 +15,20 @@ DECIDES = {
     "eval": (*WEIGHTS, "eval"),
     "generate": (*WEIGHTS, "generate"),
     "measure": ("model", "measure"),
+    "plan": ("model", "dtype", "dq", "lora", "data", "train", "plan"),
     "untuned": UNTUNED,
     "untuned_eval": (*UNTUNED, "eval"),
     "untuned_generate": (*UNTUNED, "generate", "seed"),
 }
 # Where it runs, what is kept and printed on the way: none of it changes a result.
 IRRELEVANT = {
-    "model": ("tuned", "device", "note"),
+    "model": ("tuned", "device", "note", "architecture"),
     "train": ("name", "save_steps", "keep_checkpoints", "log_steps"),
     "data": ("max_truncated",),
     "eval": ("name",),
     "generate": ("name",),
     "measure": ("name",),
+    "plan": ("name", "gpus"),
 }
 # What may name a file or folder of the user's own, which counts by its contents.
 OWN = {

@@ -44,6 +44,7 @@ class TrainResult:
     tokens: int  # real tokens in all sequences seen, padding left out
     trained_tokens: int  # those that the loss counted
     padded: float  # share of the positions computed that were padding, [0, 1]
+    longest: int  # tokens of the longest row seen
     epochs: float
     seconds: float  # of this process: a resumed run counts from where it was taken up
     tokens_per_second: float | None  # real tokens; None when nothing was left to train
@@ -130,6 +131,7 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
         tokens=sum(map(len, seen)),
         trained_tokens=sum(row.trained for row in seen),
         padded=0.0 if cfg.packing else _padded(seen, cfg.micro_batch_size),
+        longest=max(map(len, seen), default=0),
         epochs=len(sequence) / len(rows),
         seconds=seconds,
         tokens_per_second=here / seconds if here else None,

@@ -34,6 +34,7 @@ def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> Mo
         "device": "cpu",
         "trust_remote_code": False,
         "tuned": tuned,
+        "architecture": None,
     }
     return ModelConfig(**(values | changes))
 

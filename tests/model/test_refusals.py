@@ -35,6 +35,7 @@ def loads(path: Path | None, **changes: Any) -> None:
         "device": "cpu",
         "trust_remote_code": False,
         "tuned": TunedConfig(1e-3, 0.0, 4, 4, "float32", False, 2, 4),
+        "architecture": None,
     }
     load_base(ModelConfig(**(values | changes)), BF16, dq=False)
 

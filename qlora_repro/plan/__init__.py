@@ -1,0 +1,1 @@
+"""Memory before a run: what it would take, from the architecture alone."""

@@ -1,0 +1,105 @@
+"""What decides memory beside the architecture: precision, adapters, optimizer, batch."""
+
+from dataclasses import dataclass
+
+from qlora_repro.config import RunConfig
+from qlora_repro.errors import ConfigError
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One run's settings as memory sees them."""
+
+    dtype: str
+    backend: str  # bnb holds codes; simulated and none hold whole values
+    blocksize: int
+    dq: bool
+    compute: int  # bytes of a value in the forward pass
+    r: int
+    full: bool  # every weight trains, in float32
+    adapters: int  # bytes of an adapter's weight
+    optim: str
+    rows: int  # sequences in a forward pass
+    length: int  # tokens of each
+    predicted: int  # positions of each that the output layer and the loss see
+    checkpointing: bool
+    accumulates: bool  # gradients wait while further micro-batches are computed
+    dropout: bool
+    padded: bool  # rows of different lengths: attention gets a mask
+
+    @property
+    def tokens(self) -> int:
+        """Positions in a forward pass."""
+        return self.rows * self.length
+
+    @property
+    def packed(self) -> bool:
+        """Whether linear weights are held as bitsandbytes' codes."""
+        return self.backend == "bnb" and self.dtype not in ("fp32", "bf16")
+
+    @property
+    def held(self) -> int:
+        """Bytes of a weight that is not quantized; full fine-tuning holds all in float32."""
+        return 4 if self.full else self.compute
+
+    @property
+    def trained(self) -> int:
+        """Bytes of a weight that trains, and of its gradient."""
+        return 4 if self.full else self.adapters
+
+    @property
+    def autocast(self) -> bool:
+        """Whether the forward pass computes in 16 bits with weights that train in float32."""
+        return self.compute < self.trained
+
+
+def setting(cfg: RunConfig, *, length: int | None = None) -> Setting:
+    """Return a run's settings; `length` stands in for the longest rows the run allows.
+
+    Raises ConfigError for a plan section that cannot be, and for a quantized base that is to train.
+    """
+    check(cfg)
+    data, train = cfg.data, cfg.train
+    tokens = length or cfg.plan.length or data.max_source_len + data.max_target_len
+    whole = data.train_on_source or cfg.model.kind != "causal"
+    return Setting(
+        dtype=cfg.dtype.name,
+        backend=cfg.dtype.backend,
+        blocksize=cfg.dtype.blocksize,
+        dq=cfg.dq,
+        compute=BYTES[cfg.dtype.compute_dtype],
+        r=cfg.lora.r,
+        full=cfg.full_finetuning and train.max_steps > 0,
+        adapters=BYTES[cfg.plan.adapters],
+        optim=train.optim,
+        rows=train.micro_batch_size,
+        length=tokens,
+        predicted=tokens if whole else min(tokens, data.max_target_len),
+        checkpointing=train.gradient_checkpointing,
+        accumulates=train.batch_size > train.micro_batch_size,
+        dropout=cfg.lora.dropout > 0,
+        padded=train.micro_batch_size > 1,
+    )
+
+
+def check(cfg: RunConfig) -> None:
+    """Refuse what cannot be planned."""
+    plan = cfg.plan
+    if plan.adapters not in ("float32", "bfloat16"):
+        raise ConfigError(f"plan.adapters is {plan.adapters!r}, and must be float32 or bfloat16")
+    least = {"plan.length": plan.length, "plan.gpus": min(plan.gpus, default=1)}
+    for key, value in least.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} is {value}, and must be at least 1")
+    for key, size in {"plan.memory": plan.memory, "plan.bus": plan.bus}.items():
+        if size is not None and not 0 < size < float("inf"):
+            raise ConfigError(f"{key} is {size}, and must be more than 0")
+    if not 0 <= plan.reserve < float("inf"):
+        raise ConfigError(f"plan.reserve is {plan.reserve}, and must be at least 0")
+    if cfg.full_finetuning and cfg.quantized and cfg.train.max_steps:
+        raise ConfigError(
+            f"lora=none trains every weight, and a dtype={cfg.dtype.name} base is frozen; "
+            "use dtype=bf16 with lora=none, or lora=all"
+        )

@@ -1,0 +1,135 @@
+"""A plan as the user sees it: a table of parts, a line a GPU, the simulated paging."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from qlora_repro.config import PlanConfig
+from qlora_repro.errors import RunError
+from qlora_repro.plan.breakdown import PAPER_FULL
+from qlora_repro.plan.paging import Demand, simulate
+from qlora_repro.records import MemoryPlan
+
+SHOWN = 3  # simulated steps
+NONE = "-"
+
+
+def gb(size: int | None) -> str:
+    """Return bytes in GB of 1e9, as every size here; a dash for what there is not.
+
+    >>> gb(47_949_715_648), gb(0)
+    ('47.95', '0.00')
+    """
+    return NONE if size is None else f"{size / 1e9:.2f}"
+
+
+def card_bytes(card: float, plan: PlanConfig) -> int:
+    """Return what tensors can have of a card: a card sold as 24 GB has 24 GiB."""
+    return round(card * 2**30 - plan.reserve * 1e9)
+
+
+def describe(found: MemoryPlan) -> str:
+    """Return a run in words."""
+    dtype = found.dtype + (" + dq" if found.dq else "") + (" (simulated)" * found.simulated)
+    lora = "full fine-tuning" if found.r is None else f"lora {found.lora} r={found.r}"
+    return f"{found.model}, {dtype}, {lora}, {found.rows} x {found.length} tokens, {found.optim}"
+
+
+def table(found: MemoryPlan) -> Table:
+    """Return the parts of training and of inference, GB."""
+    how = "with" if found.checkpointing else "without"
+    made = Table()
+    made.add_column("GB")
+    made.add_column("training", justify="right")
+    made.add_column("inference", justify="right")
+    weights = found.weights, found.scales, found.adapter_weights
+    inferred = found.inference_activations, found.inference_logits, found.inference_peak
+    parts: list[tuple[str, int | None, int | None]] = [
+        ("weights", weights[0], weights[0]),
+        ("quantization scales", weights[1], weights[1]),
+        ("adapters", weights[2], weights[2]),
+        ("gradients", found.gradients, None),
+        ("optimizer states", found.optimizer, None),
+        ("16-bit copies of what trains", found.copies, None),
+        ("activations with gradient checkpointing", found.activations_checkpointed, None),
+        ("activations without", found.activations_unchecked, inferred[0]),
+        ("keys and values", None, found.cache),
+        ("logits and loss", found.logits, inferred[1]),
+    ]
+    for name, train, answer in parts:
+        made.add_row(name, gb(train), gb(answer))
+    made.add_section()
+    made.add_row(f"peak ({how} checkpointing)", gb(found.peak), gb(inferred[2]))
+    return made
+
+
+def lines(found: MemoryPlan, plan: PlanConfig) -> list[str]:
+    """Return what the table does not say: counts, the moment of the peak, cards, paging."""
+    bits = "" if found.bits is None else f", {found.bits:.3f} bits a quantized parameter"
+    said = [
+        f"{found.params / 1e9:.3f} B parameters{bits}; {found.trained / 1e6:.1f} M train",
+        f"the peak of training comes at {found.when}; parts that take turns do not add up to it",
+    ]
+    if found.r is None:
+        said.append(
+            f"16-bit full fine-tuning as the paper counts it, {PAPER_FULL} bytes a parameter: "
+            f"{gb(PAPER_FULL * found.params)} GB; here what trains is held in float32"
+        )
+    said += [card_line(found, card, plan) for card in plan.gpus]
+    return said + paging_lines(found, plan)
+
+
+def card_line(found: MemoryPlan, card: int, plan: PlanConfig) -> str:
+    """Return which of training and inference a card holds."""
+    room = card_bytes(card, plan)
+    trains = "holds it" if found.peak <= room else "does not hold it"
+    if found.peak > room and pages(found) and max(found.busy, found.stepping) <= room:
+        trains = "holds it with optimizer states paged out"
+    answers = "holds it" if found.inference_peak <= room else "does not hold it"
+    return f"{card} GB card ({gb(room)} GB for tensors): training {trains}, inference {answers}"
+
+
+def pages(found: MemoryPlan) -> bool:
+    """Whether the optimizer is a paged one."""
+    return found.optim.startswith("paged_")
+
+
+def paging_lines(found: MemoryPlan, plan: PlanConfig) -> list[str]:
+    """Return the simulated traffic of a paged optimizer on one card; nothing for another one."""
+    if not pages(found):
+        return []
+    needed = max(found.busy, found.stepping)
+    small = [card for card in plan.gpus if needed <= card_bytes(card, plan) < found.peak]
+    card = plan.memory or max(small, default=None)
+    if card is None:
+        return ["simulated paging: on none of these cards is there anything to page"]
+    demand = Demand(state=found.optimizer, busy=found.busy, stepping=found.stepping)
+    where = f"simulated paging on {card:g} GB at {plan.bus:g} GB/s"
+    try:
+        steps = simulate(demand, card_bytes(card, plan), bus=plan.bus, steps=SHOWN)
+    except RunError as error:
+        return [f"{where}: {error}"]
+    return [
+        f"{where}: step {s.step}: {gb(s.paged_out)} GB out, {gb(s.paged_in)} GB in, "
+        f"{s.seconds:.2f} s"
+        for s in steps
+    ]
+
+
+def sweep_table(plans: Sequence[MemoryPlan]) -> Table:
+    """Return a row a cell."""
+    made = Table(title="memory predicted, GB, a row a cell", title_justify="left")
+    made.add_column("cell")
+    for name in ("weights", "adapters", "optimizer", "activations", "training", "inference"):
+        made.add_column(name, justify="right")
+    for found in plans:
+        sizes = (
+            found.weights + found.scales,
+            found.adapter_weights,
+            found.optimizer,
+            found.activations,
+            found.peak,
+            found.inference_peak,
+        )
+        made.add_row(describe(found), *map(gb, sizes))
+    return made

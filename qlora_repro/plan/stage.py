@@ -1,0 +1,113 @@
+"""stages=[plan]: what a run would take, without its weights and without a GPU."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from qlora_repro.config import RunConfig
+from qlora_repro.console import say
+from qlora_repro.errors import ConfigError, QloraError
+from qlora_repro.plan import show
+from qlora_repro.plan.architecture import Architecture, Linear, architecture
+from qlora_repro.plan.breakdown import bits, inference, trained_params, training
+from qlora_repro.plan.setting import Setting, setting
+from qlora_repro.records import MemoryPlan
+from qlora_repro.store.identity import decisive, key, slug
+from qlora_repro.store.runs import open_store
+
+
+def plan(cfg: RunConfig) -> MemoryPlan:
+    """Predict a run's memory, show it, and leave it in the store as `plan-<digest>.jsonl`.
+
+    Raises ConfigError for what cannot be planned, ModelError where the sizes of a model are neither
+    written as model.architecture nor found in its checkpoint.
+    """
+    if cfg.stages != ["plan"]:
+        raise ConfigError(
+            f"stages is [{','.join(cfg.stages)}], and plan goes alone, as it loads nothing; write "
+            "stages=[plan]"
+        )
+    found = predicted(cfg)
+    digest = key(cfg, "plan")
+    folder = open_store(cfg.results_dir).folder(slug(cfg, tuned=True), key(cfg, "train"))
+    say(f"memory predicted for {show.describe(found)}")
+    say(show.table(found))
+    for line in show.lines(found, cfg.plan):
+        say(line)
+    folder.write_json(f"settings-{digest}.json", decisive(cfg, "plan"))
+    folder.write(f"plan-{digest}.jsonl", [found])
+    say(f"the plan lies in {folder.path / f'plan-{digest}.jsonl'}")
+    return found
+
+
+def predicted(cfg: RunConfig) -> MemoryPlan:
+    """Return what a run would take."""
+    asked = setting(cfg)
+    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    return _record(cfg, asked, sizes, adapted)
+
+
+def _record(
+    cfg: RunConfig, asked: Setting, sizes: Architecture, adapted: Sequence[Linear]
+) -> MemoryPlan:
+    train, answer = training(sizes, asked, adapted), inference(sizes, asked, adapted)
+    return MemoryPlan(
+        run_id=key(cfg, "train"),
+        model=cfg.model.name,
+        dtype=asked.dtype,
+        dq=asked.dq,
+        simulated=asked.backend == "simulated" and cfg.quantized,
+        lora=cfg.lora.target,
+        r=None if cfg.full_finetuning else asked.r,
+        optim=asked.optim,
+        adapters=cfg.plan.adapters,
+        rows=asked.rows,
+        length=asked.length,
+        checkpointing=asked.checkpointing,
+        accumulates=asked.accumulates,
+        params=sizes.params,
+        trained=trained_params(sizes, asked, adapted),
+        bits=bits(sizes, asked),
+        weights=train.weights,
+        scales=train.scales,
+        adapter_weights=train.adapters,
+        gradients=train.gradients,
+        optimizer=train.optimizer,
+        copies=train.copies,
+        activations=train.activations,
+        activations_checkpointed=train.checkpointed,
+        activations_unchecked=train.unchecked,
+        logits=train.logits,
+        peak=train.peak,
+        when=train.when,
+        busy=train.busy,
+        stepping=train.stepping,
+        cache=answer.cache,
+        inference_activations=answer.activations,
+        inference_logits=answer.logits,
+        inference_peak=answer.peak,
+    )
+
+
+def predicted_peak(cfg: RunConfig, *, length: int | None = None, padded: bool = True) -> int:
+    """Return the bytes that loading the model and training it take at most.
+
+    `length` is that of the longest row, where it is known; `padded` is whether others are shorter.
+    """
+    asked = setting(cfg, length=length)
+    asked = replace(asked, padded=asked.padded and padded)
+    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    return training(sizes, asked, adapted).peak
+
+
+def foretold(cfg: RunConfig, training: dict[str, Any] | None) -> int | None:
+    """Return the peak that was to be expected of a run, for rows as long as the longest it saw.
+
+    `training` is the run's record. None where it did not train or did not note that length, and
+    where planning cannot tell: a run that is done is not to fail for it.
+    """
+    longest = training.get("longest") if training else None
+    try:
+        return predicted_peak(cfg, length=longest) if longest else None
+    except QloraError:
+        return None

@@ -1,0 +1,120 @@
+"""The stage: what it prints, what it leaves in the store, what it refuses, what it never loads."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis.figures import FIGURES
+from analysis.tables import fig6_memory
+from qlora_repro.config import RunConfig
+from qlora_repro.errors import ConfigError, StoreError
+from qlora_repro.plan.setting import setting
+from qlora_repro.plan.stage import foretold, plan, predicted, predicted_peak
+from qlora_repro.records import MemoryPlan
+from qlora_repro.store.runs import read_lines
+
+Configured = Callable[..., RunConfig]
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = 3  # s, the whole command
+PAPER = ("train.batch_size=1", "plan.length=512", "plan.adapters=bfloat16", "data=oasst1")
+
+
+def test_the_command_answers_in_three_seconds_without_torch(tmp_path: Path) -> None:
+    words = ["stages=[plan]", "model=llama_65b", f"results_dir={tmp_path}"]
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "run.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert time.monotonic() - began < QUICK
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "qlora_repro.plan.breakdown" in imported
+    assert not {"torch", "transformers", "peft", "bitsandbytes"} & imported
+    assert "65.286 B parameters, 4.127 bits" in done.stdout
+    assert "48 GB card" in done.stdout
+
+
+def test_the_plan_lies_in_the_store_as_it_was_printed(
+    configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = configured("model=llama_7b", "stages=[plan]", f"results_dir={tmp_path}")
+    found = plan(cfg)
+    said = capsys.readouterr().out
+    (path,) = tmp_path.glob("llama_7b-nf4-dq-all-r64-*/plan-*.jsonl")
+    assert [MemoryPlan(**row) for row in read_lines(path)] == [found]
+    assert f"{found.peak / 1e9:.2f}" in said
+    assert str(path.name) in said
+
+
+def test_plan_goes_alone(configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("model=tiny", "stages=[plan,train]", f"results_dir={tmp_path}")
+    with pytest.raises(ConfigError, match=r"stages is \[plan,train\], and plan goes alone"):
+        plan(cfg)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["plan.adapters=int8"], "plan.adapters is 'int8', and must be float32 or bfloat16"),
+        (["plan.length=0"], "plan.length is 0, and must be at least 1"),
+        (["plan.gpus=[24,0]"], "plan.gpus is 0, and must be at least 1"),
+        (["plan.bus=0"], "plan.bus is 0.0, and must be more than 0"),
+        (["plan.memory=-1"], "plan.memory is -1.0, and must be more than 0"),
+        (["plan.reserve=-1"], "plan.reserve is -1.0, and must be at least 0"),
+        (["lora=none"], "lora=none trains every weight, and a dtype=nf4 base is frozen"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    words: list[str], says: str, configured: Configured
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        setting(configured("stages=[plan]", *words))
+    assert str(error.value).startswith(says)
+
+
+def test_a_run_is_held_against_the_longest_row_that_it_saw(configured: Configured) -> None:
+    cfg = configured("model=smollm2_135m")
+    assert foretold(cfg, {"longest": 100}) == predicted_peak(cfg, length=100)
+    assert predicted_peak(cfg, length=100) < predicted(cfg).peak
+    assert foretold(cfg, None) is None
+    assert foretold(cfg, {}) is None  # a record from before lengths were noted
+
+
+def test_figure_6_has_the_papers_bars_and_a_reason_for_each_that_is_far(
+    configured: Configured, tmp_path: Path
+) -> None:
+    for size in (7, 13, 33, 65):
+        words = (f"model=llama_{size}b", "stages=[plan]", f"results_dir={tmp_path}")
+        plan(configured(*words, *PAPER))
+    table = fig6_memory.build(tmp_path)
+    assert len(table.frame) == 16
+    totals = table.frame[table.frame["bar"] == "total"]
+    assert list(totals["paper, GB"]) == ["6.90", "11.30", "24.70", "45.00"]
+    assert all(abs(float(share)) < 13 for share in totals["difference, %"])
+    adapters = table.frame[table.frame["bar"] == "adapters"]["difference, %"].astype(float)
+    assert adapters.between(10.5, 11.5).all()  # 1 / 0.90
+    far = set(table.frame.loc[table.frame["difference, %"].astype(float).abs() > 10, "bar"])
+    assert far == {note.partition(":")[0] for note in table.notes[:-1]}
+    figure = FIGURES["fig6_memory"](tmp_path)
+    heights = [patch.get_height() for patch in figure.axes[0].patches if patch.get_height()]
+    assert sum(heights) == pytest.approx(
+        sum(totals["paper, GB"].astype(float)) + sum(totals["ours, GB"].astype(float)), abs=0.03
+    )
+
+
+def test_figure_6_without_plans_says_what_makes_them(tmp_path: Path) -> None:
+    assert fig6_memory.build(tmp_path).frame["ours, GB"].isna().all()
+    with pytest.raises(StoreError, match="experiments=fig6_memory makes them"):
+        FIGURES["fig6_memory"](tmp_path)
+
+
+def test_plans_unlike_the_papers_are_left_out(configured: Configured, tmp_path: Path) -> None:
+    for word in ("lora.r=8", "dtype=fp4", "train.gradient_checkpointing=false"):
+        plan(configured("model=llama_7b", "stages=[plan]", f"results_dir={tmp_path}", *PAPER, word))
+    assert fig6_memory.plans(tmp_path).empty

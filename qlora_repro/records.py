@@ -156,3 +156,49 @@ class MemoryPlan:
     inference_activations: int
     inference_logits: int
     inference_peak: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """What a judge is shown: a question and two answers, in this order (Section 5)."""
+
+    question_id: str
+    question: str
+    category: str  # "coding", "math"; empty where the benchmark has none
+    lang: str
+    first: str  # the system whose answer is shown first
+    second: str
+    answer_first: str
+    answer_second: str
+    reference: str  # a right answer; empty where the question has none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgment:
+    """One verdict on one match: a row of the judge's audit."""
+
+    judge: str  # "gpt-4", "reference"
+    benchmark: str  # "vicuna", "oa", or the stem of the question file
+    protocol: str  # "score10" or "three_class"
+    question: str  # its id
+    category: str
+    lang: str
+    prompt: str  # "general", "coding" or "maths"; empty where the judge reads none
+    first: str  # systems, in the order shown
+    second: str
+    verdict: str | None  # "first", "second" or "tie"; None: the strict parser read none
+    score_first: float | None  # out of ten; None for three_class and where unread
+    score_second: float | None
+    parse: str  # "ok", "hand_filled", "recovered:RULE", "unparsed", "refused" or "api_error"
+    verdict_lenient: str | None
+    score_first_lenient: float | None
+    score_second_lenient: float | None
+    answer_first: str  # ids: equal ones are equal answers
+    answer_second: str
+    chars_first: int | None
+    chars_second: int | None
+    run_first: str  # run ids; empty for a system that is no run of the store
+    run_second: str
+    reply: str  # the key of the stored reply; empty where the judge leaves none
+    model: str  # as the server named it
+    fingerprint: str

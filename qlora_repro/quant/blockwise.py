@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qlora_repro.quant.codebook import codebook
+from qlora_repro.quant.pages import empty
 from qlora_repro.quant.pieces import in_pieces
 from qlora_repro.quant.search import finder, reader
 
@@ -58,7 +59,7 @@ def quantize(weight: Tensor, book: Tensor, *, blocksize: int) -> Blockwise:
     flat = weight.detach().reshape(-1)  # (N,)
     book = book.to(flat.device)
     find = finder(book, n=flat.numel())
-    codes = torch.empty(flat.numel(), dtype=torch.uint8, device=flat.device)
+    codes = empty(flat.numel(), dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(-(-flat.numel() // blocksize), device=flat.device)
 
     def work(start: int, stop: int) -> None:
@@ -85,18 +86,18 @@ def dequantize(q: Blockwise, book: Tensor, *, dtype: torch.dtype | None = None) 
 def times_absmax(
     q: Blockwise, levels: Callable[[int, int], Tensor], *, dtype: torch.dtype | None
 ) -> Tensor:
-    """Return the weight whose float32 levels, from one place to another, `levels` returns."""
-    out = torch.empty(q.shape.numel(), dtype=dtype or q.dtype, device=q.codes.device)
+    """Return the weight whose levels `levels` returns from one place to another, anew: float32."""
+    out = empty(q.shape.numel(), dtype=dtype or q.dtype, device=q.codes.device)
     size = q.blocksize
 
     def work(start: int, stop: int) -> None:
         found = levels(start, stop)  # (stop - start,)
         part, absmax = out[start:stop], q.absmax[start // size : -(-stop // size)]
         whole = part.numel() - part.numel() % size
-        scales = absmax[: whole // size, None]
-        torch.mul(found[:whole].view(-1, size), scales, out=part[:whole].view(-1, size))
+        found[:whole].view(-1, size).mul_(absmax[: whole // size, None])
         if whole < part.numel():
-            torch.mul(found[whole:], absmax[-1], out=part[whole:])
+            found[whole:].mul_(absmax[-1])
+        part.copy_(found)  # a product written to 16 bits at once would go through a copy too
 
     in_pieces(work, out.numel(), step=_step(size))
     return out.reshape(q.shape)

@@ -87,6 +87,7 @@ def _stored(stored: Storage) -> Manifest:
         "dtypes": list(stored.dtypes),
         "blocksizes": list(stored.blocksizes),
         "double_quantized": stored.nested_modules,
+        "scales": list(stored.scales),
         "parameters": stored.params,
         "all_parameters": stored.params
         + sum(kept.params for kept in stored.kept if kept.role != "adapter"),
@@ -119,6 +120,8 @@ def _base_contradictions(cfg: RunConfig, stored: Storage, linears: int) -> list[
         wrong.append(
             f"dq={cfg.dq}, but {stored.nested_modules} of {found} layers have nested scales"
         )
+    if cfg.dq and stored.nested and stored.scales != (cfg.dtype.scales,):
+        wrong.append(f"dtype.scales={cfg.dtype.scales}, but the layers have {stored.scales}")
     if cfg.dtype.name != "int8" and stored.blocksizes != (cfg.dtype.blocksize,):
         wrong.append(f"blocksize {cfg.dtype.blocksize}, but the layers have {stored.blocksizes}")
     if stored.simulated != (cfg.dtype.backend == "simulated"):

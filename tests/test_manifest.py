@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def test_bytes_of_the_base_are_those_of_the_closed_form(
     assert base["code_bytes"] == sum(sizes) // 2
     assert base["scale_bytes"] == (nested if dq else 4 * sum(scales))
     assert base["double_quantized"] == (len(sizes) if dq else 0)
+    assert base["scales"] == ["dynamic8" if dq else "float32"]
     bits = 8 * (base["code_bytes"] + base["scale_bytes"]) / sum(sizes)
     assert base["bits_per_parameter"] == pytest.approx(bits)
     kept = {part["role"]: part["params"] for part in base["kept"] if part["role"] != "adapter"}
@@ -141,6 +143,21 @@ def test_scales_that_were_not_nested_fail_the_run(
     monkeypatch.setattr("qlora_repro.live.load_base", without)
     with pytest.raises(RunError, match="dq=True, but 0 of 14 layers have nested scales"):
         manifest(configured, tmp_path)
+
+
+def test_constants_kept_in_another_type_than_asked_for_fail_the_run(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("dtype.backend=simulated", "dtype.scales=fp8_e4m3")
+    _, found = manifest(configured, tmp_path / "kept", *asked)
+    assert found["base"]["scales"] == ["fp8_e4m3"]
+
+    def otherwise(model: Any, dtype: Any, *, dq: bool, seed: int = 0) -> Any:
+        return load_base(model, replace(dtype, scales="dynamic8"), dq=dq, seed=seed)
+
+    monkeypatch.setattr("qlora_repro.live.load_base", otherwise)
+    with pytest.raises(RunError, match="scales=fp8_e4m3, but the layers have"):
+        manifest(configured, tmp_path / "lost", *asked)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.errors import ModelError
+from qlora_repro.quant.codebook import codebook
 from qlora_repro.quant.layers import quantized, row_scales
 from qlora_repro.quant.simulate import SimulatedState
+
+SINGLE = "float32"  # constants as they are computed
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Layer:
     tables: tuple[Tensor, ...]  # lookup tables, which layers may share
     blocksize: int | None  # None: one scale a row
     nested: bool
+    scales: str  # what the constants are kept in: "float32", or the 8-bit type of nested ones
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Storage:
     dtypes: tuple[str, ...]
     blocksizes: tuple[int | None, ...]
     nested_modules: int
+    scales: tuple[str, ...]  # types of the constants
     params: int  # quantized ones
     code_bytes: int
     scale_bytes: int
@@ -74,6 +80,7 @@ def storage(model: nn.Module) -> Storage:
         dtypes=tuple(sorted({layer.dtype for layer in layers})),
         blocksizes=tuple(sorted({layer.blocksize for layer in layers}, key=lambda b: b or 0)),
         nested_modules=sum(layer.nested for layer in layers),
+        scales=tuple(sorted({layer.scales for layer in layers})),
         params=sum(layer.params for layer in layers),
         code_bytes=sum(layer.code_bytes for layer in layers),
         scale_bytes=sum(layer.scale_bytes for layer in layers),
@@ -109,6 +116,7 @@ def _linear4bit(module: Any) -> Layer:
         tables=tuple(tables),
         blocksize=state.blocksize,
         nested=state.nested,
+        scales=_scales(state.state2.code) if state.nested else SINGLE,
     )
 
 
@@ -122,6 +130,7 @@ def _linear8bit(module: Any) -> Layer:
         tables=(),
         blocksize=None,
         nested=False,
+        scales=SINGLE,
     )
 
 
@@ -135,7 +144,14 @@ def _simulated(state: SimulatedState) -> Layer:
         tables=(),
         blocksize=state.blocksize,
         nested=state.dq,
+        scales=state.scales if state.dq else SINGLE,
     )
+
+
+def _scales(table: Tensor) -> str:
+    """Return the name of the 8-bit type whose levels a layer's second-level table has."""
+    known = codebook("dynamic8")
+    return "dynamic8" if torch.equal(table.cpu(), known) else "unknown"
 
 
 def _kept(model: nn.Module) -> tuple[Kept, ...]:

@@ -1,16 +1,20 @@
-"""python -m analysis tables|figures [NAME ...]: rebuild what the store has results for."""
+"""python -m analysis tables|figures [NAME ...] rebuilds results; status [watch] shows the runs."""
 
 import argparse
+import contextlib
 import difflib
 import sys
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from qlora_repro.console import say, sentence
+from qlora_repro.console import interactive, say, sentence
 from qlora_repro.errors import ConfigError, QloraError
 
 RESULTS = Path(__file__).parent / "results"
 OUT = Path("outputs/analysis")
+RUNS = Path("outputs/results")  # what status looks at: where runs go by default
+REFRESH = 2.0  # s
 
 
 def chosen(asked: Sequence[str], known: Collection[str]) -> list[str]:
@@ -50,9 +54,29 @@ def figures(asked: Sequence[str], results: Path, out: Path) -> None:
         say(f"{out / name}.png")
 
 
+def status(asked: Sequence[str], results: Path, out: Path) -> None:
+    """Show what each run is doing, once or, with `watch`, until Ctrl-C."""
+    from analysis.status import runs, table
+
+    watch = bool(asked) and chosen(asked, ["watch"]) == ["watch"]
+    if not watch:
+        say(table(runs(results)))
+        return
+    from rich.live import Live
+
+    with (
+        Live(table(runs(results)), screen=interactive()) as view,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        while True:
+            time.sleep(REFRESH)
+            view.update(table(runs(results)), refresh=True)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str], Path, Path], None]] = {
     "tables": tables,
     "figures": figures,
+    "status": status,
 }
 
 
@@ -61,11 +85,12 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--results", type=Path, help=f"default: {RUNS} for status, else {RESULTS}")
     parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
     asked = parser.parse_args(words)
     try:
-        COMMANDS[asked.command](asked.names, asked.results, asked.out)
+        results = asked.results or (RUNS if asked.command == "status" else RESULTS)
+        COMMANDS[asked.command](asked.names, results, asked.out)
     except QloraError as error:
         sentence(str(error))
         return 1

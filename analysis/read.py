@@ -1,6 +1,5 @@
 """The store as data frames: a row a record, beside what decided its run."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from qlora_repro.errors import StoreError
-from qlora_repro.store.runs import read_lines
+from qlora_repro.store.runs import read_document, read_lines
 
 MANIFEST = "manifest.json"
 
@@ -21,7 +20,7 @@ def manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     if not root.is_dir():
         raise StoreError(f"--results {root} is not a folder; name one that runs were written to")
     for path in sorted(root.glob(f"*/{MANIFEST}")):
-        yield path.parent, json.loads(path.read_text())
+        yield path.parent, read_document(path)
 
 
 def facts(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def records(root: Path, kind: str) -> pd.DataFrame:
 def settings(root: Path, folder: str, digest: str) -> dict[str, Any]:
     """Return what decided the records of a digest, section by section; {} where it is not known."""
     path = root / folder / f"settings-{digest}.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Any] = read_document(path) if path.exists() else {}
     return found
 
 

@@ -39,6 +39,8 @@ CHOICES: dict[str, Sequence[str]] = {
         "adafactor",
         "sgd",
     ),
+    "rerun": ("never", "versions"),
+    "on_error": ("continue", "stop"),
     "train.schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
 }
 AT_LEAST: dict[int, Sequence[str]] = {  # null passes where a setting may be null

@@ -2,142 +2,114 @@
 
 import contextlib
 import difflib
-import errno
 import io
-import logging
 import os
 import re
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qlora_repro import checks
+from qlora_repro.attempt import BAD, BUSY, REFUSED, Outcome, attempt
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say, sentence
 from qlora_repro.errors import ConfigError, QloraError
-from qlora_repro.store.identity import key
-from qlora_repro.store.runs import open_store
-
-if TYPE_CHECKING:
-    from qlora_repro.records import MemoryPlan
-    from qlora_repro.report import CellResult
+from qlora_repro.replay import replay
+from qlora_repro.sweep import (
+    FOLDED,
+    RUNNING,
+    STOPPED,
+    Record,
+    command_of,
+    identity,
+    keep,
+    overridden,
+    records,
+)
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 FEW = 12  # of more options than these, an error names the nearest only
-LACK = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 ROOT = Path(__file__).resolve().parents[1]
-log = logging.getLogger(__name__)
-
-
-class Sweep:
-    """The cells of this process, in order: what came out, what was folded, what failed."""
-
-    def __init__(self) -> None:
-        self.results: list[CellResult] = []
-        self.plans: list[MemoryPlan] = []
-        self.seen: set[tuple[str, ...]] = set()
-        self.failed = 0
-
-    @property
-    def cells(self) -> int:
-        """How many cells were begun."""
-        return len(self.results) + len(self.plans) + self.failed
-
-
-SWEEP = Sweep()
 
 
 def cell(cfg: DictConfig) -> None:
     """Check and run one cell. In a sweep a cell that fails does not stop the others."""
     hydra = HydraConfig.get()
-    sweeping = hydra.mode == RunMode.MULTIRUN
     words = cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
-    name = f"cell {SWEEP.cells + 1} ({' '.join(words)}): " if sweeping else ""
+    if hydra.mode == RunMode.MULTIRUN:
+        _cell_of_sweep(cfg, words, folder=Path(hydra.sweep.dir), number=int(hydra.job.num))
+        return
     try:
-        _run(cfg, words, sweeping=sweeping)
-    except QloraError as error:  # here and not further up, where Hydra would print lines of its own
-        _fail(f"{name}{error}")
-    except Exception as error:
-        worded = from_the_machine(error)
-        if worded is None and not sweeping:
-            raise
-        if worded is None:
-            log.exception("this cell stopped for a reason that nobody foresaw")
-        _fail(name + (worded or f"{type(error).__name__}: {_line(error)}"))
+        run_cfg = _checked(cfg, written=overridden(words))
+    except QloraError as error:
+        outcome = Outcome(state=REFUSED, why=str(error))
+    else:
+        outcome = attempt(run_cfg, rerun=command_of(words))
+    if outcome.state in BAD:
+        _say_failure(outcome)
+        raise SystemExit(1)
 
 
-def _run(cfg: DictConfig, words: Sequence[str], *, sweeping: bool) -> None:
+def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: int) -> None:
+    """Run a cell, and leave what came of it in the sweep's folder."""
+
+    def record(state: str, why: str = "", config: dict[str, Any] | None = None) -> Record:
+        return Record(number=number, words=words, state=state, why=why, config=config)
+
+    try:
+        run_cfg = _checked(cfg, written=overridden(words) - {"dq"})
+    except QloraError as error:
+        _say_failure(
+            Outcome(state=REFUSED, why=str(error)), f"cell {number + 1} ({' '.join(words)}): "
+        )
+        keep(folder, record(REFUSED, str(error)), name="refused")
+        return
+    name, config = identity(run_cfg), asdict(run_cfg)
+    if run_cfg.on_error == "stop" and any(r.state in BAD for r in records(folder)):
+        keep(folder, record(STOPPED, "on_error=stop: a cell failed before", config), name=name)
+        return
+    dropped = "dq" in overridden(words) and cfg.dq and not run_cfg.dq
+    if any(int(path.name[:5]) < number for path in folder.glob(f"*-{name}.json")):
+        why = f": {_without_dq(run_cfg)}" if dropped or not run_cfg.dq else ""
+        say(f"\nfolded into an earlier cell{why}")
+        keep(folder, record(FOLDED, config=config), name=name)
+        return
+    say(f"\ncell {number + 1}: {' '.join(words)}{f' ({_without_dq(run_cfg)})' * dropped}")
+    keep(folder, record(RUNNING, "its process was ended", config), name=name)
+    outcome = attempt(run_cfg, rerun=command_of(words), wait=False)
+    if outcome.state == BUSY:
+        say("another process is working on this cell; it is taken up again after the others")
+    if outcome.state in BAD:
+        _say_failure(outcome, f"cell {number + 1} ({' '.join(words)}): ")
+    keep(folder, record(outcome.state, outcome.why, config), name=name)
+
+
+def _checked(cfg: DictConfig, *, written: set[str]) -> RunConfig:
     for group, option in HydraConfig.get().runtime.choices.items():
         if str(option).startswith("_"):
             raise ConfigError(f"{group}={option} is what its other options start from; choose one")
-    parsed = OverridesParser.create().parse_overrides(list(words))
-    written = {str(override.key_or_group) for override in parsed}  # by the user
-    run_cfg = checks.parse(cfg, written=written - {"dq"} if sweeping else written)
-    dropped = "dq" in written and cfg.dq and not run_cfg.dq
-    if sweeping and _folded(run_cfg, dropped=dropped):
-        return
-    if sweeping:
-        why = f" ({_without_dq(run_cfg)})" if dropped else ""
-        say(f"\ncell {SWEEP.cells + 1}: {' '.join(words)}{why}")
-    open_store(run_cfg.results_dir)  # refused now, and not after the slow imports
-    if "plan" in run_cfg.stages:  # and none of the rest: it must not import torch
-        from qlora_repro.plan.stage import plan
-
-        SWEEP.plans.append(plan(run_cfg))
-        return
-    from qlora_repro import pipeline  # torch and all
-
-    SWEEP.results.append(pipeline.run(run_cfg))
+    return checks.parse(cfg, written=written)
 
 
-def _fail(text: str) -> None:
-    SWEEP.failed += 1
-    sentence(" ".join(text.split()))
-
-
-def _folded(cfg: RunConfig, *, dropped: bool) -> bool:
-    """Whether this cell is one that has run already, as the 16-bit cells of a dq axis are."""
-    names = tuple(key(cfg, stage) for stage in ("train", "eval", "generate", "measure", "plan"))
-    if names in SWEEP.seen:
-        why = f": {_without_dq(cfg)}" if dropped or not cfg.dq else ""
-        say(f"\nfolded into an earlier cell{why}")
-        return True
-    SWEEP.seen.add(names)
-    return False
+def _say_failure(outcome: Outcome, name: str = "") -> None:
+    if outcome.trace and outcome.unforeseen:
+        sys.stderr.write(outcome.trace)
+    sentence(" ".join(f"{name}{outcome.why}".split()))
 
 
 def _without_dq(cfg: RunConfig) -> str:
     return f"dq has no meaning for dtype={cfg.dtype.name}"
-
-
-def from_the_machine(error: Exception) -> str | None:
-    """Return the sentence for a full disk or too little memory, wherever it struck; else None."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" while {error.filename} was written" if error.filename else ""
-        return f"the disk is full{where}; free some space and run the same command again"
-    # by name: torch, which has one of the two, is not imported here
-    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
-    if named or (isinstance(error, RuntimeError) and any(word in str(error) for word in LACK)):
-        return (
-            f"out of memory ({_line(error)}); lower eval.batch_size, generate.batch_size or "
-            "max_new_tokens, or choose a smaller model or dtype=nf4"
-        )
-    return None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def report_errors(main: Callable[[], None]) -> int:
@@ -145,9 +117,12 @@ def report_errors(main: Callable[[], None]) -> int:
     # Started in the background by a script, a process would ignore the signal and run on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if "--replay" in sys.argv:
+            replay(sys.argv[1:])
+            return 0
         sys.argv[1:] = arranged(sys.argv[1:])
         main()
-    except ConfigError as error:
+    except QloraError as error:
         sentence(str(error))
         return 1
     except (HydraException, OmegaConfBaseException) as error:
@@ -162,21 +137,7 @@ def report_errors(main: Callable[[], None]) -> int:
         sentence("interrupted; the same command goes on from the last checkpoint")
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # nothing is left to write, and taking torch down takes seconds
-    _show_sweep()
-    if SWEEP.failed and SWEEP.cells > 1:
-        sentence(f"{SWEEP.failed} of {SWEEP.cells} cells failed; the reasons stand above")
-    return 1 if SWEEP.failed else 0
-
-
-def _show_sweep() -> None:
-    if len(SWEEP.results) > 1:
-        from qlora_repro.report import sweep_table
-
-        say(sweep_table(SWEEP.results))
-    if len(SWEEP.plans) > 1:
-        from qlora_repro.plan.show import sweep_table as plans_table
-
-        say(plans_table(SWEEP.plans))
+    return 0
 
 
 def arranged(words: Sequence[str]) -> list[str]:

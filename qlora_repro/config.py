@@ -207,6 +207,8 @@ class RunConfig:
     seed: int
     results_dir: str
     merge: bool
+    rerun: str  # never, or versions: what other package versions made is made again
+    on_error: str  # of a cell in a sweep: continue with the others, or stop
 
     @property
     def quantized(self) -> bool:

@@ -5,7 +5,9 @@ QloraError
 ├── DataError        rows, columns, files of text
 ├── ModelError       a checkpoint, a tokenizer, a file that is not what it should be
 ├── StoreError       a results folder that cannot be read or written
-└── RunError         a run that started and must stop: NaN loss, memory, a manifest that contradicts
+│   └── Busy         another process works on the same run
+└── RunError         a run that started and must stop: NaN loss, a manifest that contradicts
+    └── LackOfMemory
 """
 
 
@@ -29,5 +31,13 @@ class StoreError(QloraError):
     """The results folder cannot be read or written."""
 
 
+class Busy(StoreError):
+    """Another process is working on the same run."""
+
+
 class RunError(QloraError):
     """A run started and had to stop."""
+
+
+class LackOfMemory(RunError):
+    """A run had too little memory, of a GPU or of the machine."""

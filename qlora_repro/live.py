@@ -8,14 +8,14 @@ from peft import PeftModel
 
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say
+from qlora_repro.kept import BASE
 from qlora_repro.lora import adapter, placement
 from qlora_repro.model.device import keep_freed_memory, return_freed_memory
 from qlora_repro.model.load import Loaded, load_base, load_trained
 from qlora_repro.model.quiet import quiet
+from qlora_repro.store.done import ADAPTER, MODEL
+from qlora_repro.store.identity import key
 from qlora_repro.train.checkpoint import publish
-
-ADAPTER = "adapter"  # what a run publishes: LoRA weights
-MODEL = "model"  # or, after full fine-tuning, all weights
 
 
 class Live:
@@ -27,16 +27,25 @@ class Live:
         self.loaded: Loaded | None = None
         self.sites: dict[str, str] = {}  # adapted module -> role
         self.adapted = False
+        self.name = f"{key(cfg, 'untuned')} {cfg.model.device}"  # of the base
         keep_freed_memory()
 
     def base(self) -> Loaded:
         """Return the untuned model; it must be asked for before the tuned one."""
         assert not self.adapted, "the base was adapted already"
         if self.loaded is None:
-            say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}")
-            self.loaded = load_base(
-                self.cfg.model, self.cfg.dtype, dq=self.cfg.dq, seed=self.cfg.seed
-            )
+            self.loaded = BASE.take(self.name) or self._load()
+        return self.loaded
+
+    def _load(self) -> Loaded:
+        say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}")
+        loaded = load_base(self.cfg.model, self.cfg.dtype, dq=self.cfg.dq, seed=self.cfg.seed)
+        BASE.lend(self.name, loaded)
+        return loaded
+
+    def base_or_tuned(self) -> Loaded:
+        """Return the model as it is now; it must have been asked for before."""
+        assert self.loaded is not None
         return self.loaded
 
     def trainable(self) -> Loaded:
@@ -93,8 +102,10 @@ class Live:
             publish(save, target)
         return target
 
-    def release(self) -> None:
-        """Let go of the model and of the memory that it held."""
+    def release(self, *, keep: bool = False) -> None:
+        """Let go of the model and of the memory that it held; `keep` the base for the next cell."""
+        if keep and self.loaded is not None and not self.cfg.full_finetuning:
+            BASE.give_back(self.name, self.loaded)
         self.loaded = None
         gc.collect()
         return_freed_memory()

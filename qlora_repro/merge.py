@@ -12,9 +12,9 @@ from qlora_repro.console import say
 from qlora_repro.live import Live
 from qlora_repro.model.quiet import quiet
 from qlora_repro.quant.bnb import dequantized_weight
+from qlora_repro.store.done import MERGED
 from qlora_repro.train.checkpoint import publish
 
-MERGED = "merged"
 PROBE = (
     "The quick brown fox jumps over the lazy dog.",
     "Question: What is 12 plus 30?\nAnswer:",

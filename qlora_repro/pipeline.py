@@ -3,12 +3,13 @@
 Stages meet only in the store: each looks there first, and what is finished is not done again.
 """
 
+import json
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from qlora_repro import manifest
@@ -18,43 +19,49 @@ from qlora_repro.data.sources import examples, fingerprint, split_holdout
 from qlora_repro.errors import ConfigError
 from qlora_repro.eval.reference import reference
 from qlora_repro.eval.stage import Beside, score
+from qlora_repro.finished import SKIPPED, describe, result, say_versions, summarize
 from qlora_repro.generate import generate, read_questions
+from qlora_repro.kept import ENCODED, EXAMPLES
 from qlora_repro.live import Live
 from qlora_repro.measure.stage import measure
 from qlora_repro.merge import merge
 from qlora_repro.model.load import Loaded
-from qlora_repro.plan.stage import foretold
-from qlora_repro.records import Answer, Example, Metric
+from qlora_repro.records import Example
 from qlora_repro.report import CellResult, Scores, show
-from qlora_repro.store.identity import decisive, key, slug
+from qlora_repro.store.done import MANIFEST, STEPS, TRAINED, Cell, find_cell
+from qlora_repro.store.identity import decisive, key
+from qlora_repro.store.origin import write_origin
 from qlora_repro.store.runs import Folder, open_store
 from qlora_repro.tracker import Tracker, tracking
 from qlora_repro.train.loop import Job, train
-from qlora_repro.train.stage import TrackLoss, collator, encoded, optimizer_note
+from qlora_repro.train.stage import NoteProgress, TrackLoss, collator, encoded, optimizer_note
 
-MANIFEST = "manifest.json"
-STEPS = "steps.jsonl"  # the loss curve
 CHECKPOINTS = "checkpoints"
-TRAINED = "train.json"  # written last: the mark that training is done
 
 
-def run(cfg: RunConfig) -> CellResult:
-    """Run one cell's stages, skip what the store has, show the table, and return what it shows."""
-    store = open_store(cfg.results_dir)
-    base = store.folder(slug(cfg, tuned=False), key(cfg, "untuned"))
-    cell = store.folder(slug(cfg, tuned=True), key(cfg, "train")) if cfg.train.max_steps else base
+def run(cfg: RunConfig, *, wait: bool = True) -> CellResult:
+    """Run one cell's stages, skip what the store has, show the table, and return what it shows.
+
+    Raises Busy, without `wait`, when another process works on the same cell.
+    """
+    cell = find_cell(cfg, open_store(cfg.results_dir, told=note))
     say(describe(cfg))
-    live = Live(cfg, cell.path)
+    say_versions(cell)
+    live = Live(cfg, cell.folder.path)
     tracked = tracking(
-        cfg.tracker, name=cell.path.name, config=decisive(cfg, "train"), folder=cell.path
+        cfg.tracker,
+        name=cell.folder.path.name,
+        config=decisive(cfg, "train"),
+        folder=cell.folder.path,
     )
+    found = None
     try:
-        with quiet(), tracked as tracker:
-            result = _stages(cfg, base=base, cell=cell, live=live, tracker=tracker)
+        with quiet(), cell.claimed(wait=wait), tracked as tracker:
+            found = _stages(cell, live, tracker)
     finally:
-        live.release()
-    show(result)
-    return result
+        live.release(keep=found is not None)
+    show(found)
+    return found
 
 
 @contextmanager
@@ -65,48 +72,44 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _stages(
-    cfg: RunConfig, *, base: Folder, cell: Folder, live: Live, tracker: Tracker
-) -> CellResult:
+def _stages(cell: Cell, live: Live, tracker: Tracker) -> CellResult:
+    cfg = cell.cfg
     if "measure" in cfg.stages:
-        with base.locked(wait=True):
-            _measure(cfg, base, live)
+        with cell.base_claimed():
+            _measure(cfg, cell.base, live)
     rows, held_out = _rows(cfg)
-    before = after = None
     if "eval" in cfg.stages:
-        with base.locked(wait=True):
-            before = _evaluate(cfg, base, live, tuned=False, held_out=held_out)
-    if cell is not base:
-        with cell.locked():
-            if "train" in cfg.stages:
-                _train(cfg, cell, live, rows, tracker)
-            if "eval" in cfg.stages:
-                after = _evaluate(cfg, cell, live, tuned=True, held_out=held_out)
-            if cfg.merge:
-                merge(live)
+        with cell.base_claimed():
+            _evaluate(cell, live, tuned=False, held_out=held_out)
+    if cell.trains:
+        if "train" in cfg.stages:
+            _train(cell, live, rows, tracker)
+        if "eval" in cfg.stages:
+            _evaluate(cell, live, tuned=True, held_out=held_out)
+        if cfg.merge:
+            merge(live)
     if "generate" in cfg.stages:
-        _generate(cfg, cell, live, tuned=cell is not base)
-    _track(tracker, before=before, after=after)
-    training = _read(cell, TRAINED)
-    return CellResult(
-        label=describe(cfg),
-        folder=cell.path,
-        model=cfg.model.name,
-        note=cfg.model.note,
-        limit=cfg.eval.limit,
-        before=before,
-        after=after,
-        manifest=_read(cell, MANIFEST) or _read(base, MANIFEST),
-        training=training,
-        predicted=foretold(cfg, training),
-    )
+        _generate(cell, live)
+    found = result(cell)
+    _track(tracker, before=found.before, after=found.after)
+    summarize(cell, found)
+    return found
 
 
 def _rows(cfg: RunConfig) -> tuple[list[Example], list[Example]]:
     """Return (training rows, held-out rows), as far as the stages need any."""
     if not (cfg.train.max_steps and "train" in cfg.stages) and not cfg.data.holdout:
         return [], []
-    return split_holdout(examples(cfg.data), holdout=cfg.data.holdout, seed=cfg.data.seed)
+
+    def read() -> tuple[list[Example], list[Example]]:
+        return split_holdout(examples(cfg.data), holdout=cfg.data.holdout, seed=cfg.data.seed)
+
+    found: tuple[list[Example], list[Example]] = EXAMPLES.get(_data_name(cfg), read)
+    return found
+
+
+def _data_name(cfg: RunConfig) -> str:
+    return json.dumps([decisive(cfg, "train")["data"], cfg.data.max_truncated], sort_keys=True)
 
 
 def _track(tracker: Tracker, **scores: Scores | None) -> None:
@@ -114,22 +117,6 @@ def _track(tracker: Tracker, **scores: Scores | None) -> None:
         for metric in found.metrics if found else []:
             if metric.value is not None:
                 tracker.log({f"{when}/{metric.task}/{metric.name}": metric.value})
-
-
-def describe(cfg: RunConfig) -> str:
-    """Return a cell in words, for headings and for a sweep's rows."""
-    parts = [cfg.model.name, cfg.dtype.name + (" + dq" if cfg.dq else "")]
-    if cfg.dtype.backend == "simulated" and cfg.quantized:
-        parts[-1] += " (simulated)"
-    if cfg.train.max_steps:
-        lora = cfg.lora.target
-        parts += ["full fine-tuning" if cfg.full_finetuning else f"lora {lora} r={cfg.lora.r}"]
-        parts += [cfg.data.name, f"seed {cfg.seed}"]
-    return ", ".join(parts)
-
-
-def _read(folder: Folder, name: str) -> Any:
-    return folder.read_json(name) if folder.has(name) else None
 
 
 def _measure(cfg: RunConfig, folder: Folder, live: Live) -> None:
@@ -156,51 +143,60 @@ def _describe_base(cfg: RunConfig, folder: Folder, loaded: Loaded) -> None:
         folder.write_json(MANIFEST, manifest.base(cfg, loaded))
 
 
-def _evaluate(
-    cfg: RunConfig, folder: Folder, live: Live, *, tuned: bool, held_out: list[Example]
-) -> Scores:
-    """Return the scores of the untuned or the tuned model, from the store where it has them."""
-    stage = "eval" if tuned else "untuned_eval"
-    digest = key(cfg, stage)
+def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -> None:
+    """Score the untuned or the tuned model, unless the store has the scores."""
+    cfg, folder = cell.cfg, cell.of(tuned=tuned)
+    digest = cell.digest(tuned=tuned, stage="eval")
     answers, metrics = f"answers-{digest}.jsonl", f"metrics-{digest}.jsonl"
     when = "after tuning" if tuned else "before tuning"
-    if tuned and not folder.has(TRAINED):
+    if tuned and not cell.trained():
         raise ConfigError(
             f"{folder.path} has not been trained; add train to stages, or train=none to score the "
             "untuned model alone"
         )
-    if folder.has(metrics):
-        say(f"scores {when}: in the store, skipped")
-    else:
-        loaded = live.tuned() if tuned else live.base()
-        if not tuned:
-            _describe_base(cfg, folder, loaded)
-        with progress(f"scores {when}") as on_progress:
-            found, rows = score(
-                loaded.model,
-                loaded.tokenizer,
-                cfg.eval,
-                run_id=folder.run_id,
-                beside=Beside(
-                    held_out=held_out,
-                    reference=None if tuned else reference(cfg.model, cfg.dtype, cfg.eval),
-                ),
-                on_progress=on_progress,
-            )
-        folder.write_json(f"settings-{digest}.json", decisive(cfg, stage))
-        folder.write(answers, rows)
-        folder.write(metrics, found)  # last: the mark that this evaluation is done
-    return Scores(metrics=folder.read(metrics, Metric), answers=folder.read(answers, Answer))
-
-
-def _train(
-    cfg: RunConfig, folder: Folder, live: Live, rows: list[Example], tracker: Tracker
-) -> None:
-    if folder.has(TRAINED):
-        say("training: in the store, skipped")
+    if cell.scored(tuned=tuned):
+        say(f"scores {when}: {SKIPPED}")
         return
+    began = time.monotonic()
+    loaded = live.tuned() if tuned else live.base()
+    if not tuned:
+        _describe_base(cfg, folder, loaded)
+    folder.note_progress(f"scores {when}")
+    with progress(f"scores {when}") as on_progress:
+        found, rows = score(
+            loaded.model,
+            loaded.tokenizer,
+            cfg.eval,
+            run_id=folder.run_id,
+            beside=Beside(
+                held_out=held_out,
+                reference=None if tuned else reference(cfg.model, cfg.dtype, cfg.eval),
+            ),
+            on_progress=on_progress,
+        )
+    folder.drop(metrics)
+    folder.write_json(f"settings-{digest}.json", decisive(cfg, "eval" if tuned else "untuned_eval"))
+    folder.write(answers, rows)
+    _write_origin(cell, folder, digest, live=live, began=began)
+    folder.write(metrics, found)  # last: the mark that this evaluation is done
+
+
+def _write_origin(cell: Cell, folder: Folder, stage: str, *, live: Live, began: float) -> None:
+    device = manifest.device_name(live.base_or_tuned().model)
+    write_origin(folder, stage, cfg=cell.cfg, device=device, took=time.monotonic() - began)
+
+
+def _train(cell: Cell, live: Live, rows: list[Example], tracker: Tracker) -> None:
+    cfg, folder = cell.cfg, cell.folder
+    if cell.trained(contents=True):
+        say(f"training: {SKIPPED}")
+        return
+    began = time.monotonic()
     tokenizer = live.base().tokenizer
-    encoded_rows = encoded(rows, tokenizer, model=cfg.model, cfg=cfg.data)
+    encoded_rows = ENCODED.get(
+        f"{_data_name(cfg)} {live.name} {len(rows)}",
+        lambda: encoded(rows, tokenizer, model=cfg.model, cfg=cfg.data),
+    )
     loaded = live.trainable()
     ran = manifest.tuned(cfg, live, encoded_rows, rows, fingerprint(rows))
     said = optimizer_note(cfg.train, loaded.model)
@@ -218,25 +214,30 @@ def _train(
         compute_dtype=cfg.dtype.compute_dtype,
         seed=cfg.seed,
         folder=folder.path / CHECKPOINTS,
-        watch=[TrackLoss(tracker)],
+        watch=[TrackLoss(tracker), NoteProgress(folder.note_progress)],
     )
-    result = train(loaded.model, job, cfg=cfg.train)
+    outcome = train(loaded.model, job, cfg=cfg.train)
+    folder.drop(TRAINED, "metrics-*", "generations-*")  # of weights that were trained before
     live.publish()
-    folder.write(STEPS, result.steps)
-    folder.write_json(MANIFEST, ran | manifest.trained(result))
-    folder.write_json(TRAINED, asdict(result))
+    folder.write(STEPS, outcome.steps)
+    folder.write_json(MANIFEST, ran | manifest.trained(outcome))
+    _write_origin(cell, folder, "train", live=live, began=began)
+    folder.write_json(TRAINED, asdict(outcome))
     shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nothing is left to take up
 
 
-def _generate(cfg: RunConfig, folder: Folder, live: Live, *, tuned: bool) -> None:
-    digest = key(cfg, "generate" if tuned else "untuned_generate")
-    name = f"generations-{digest}.jsonl"
-    if folder.has(name):
-        say("answers: in the store, skipped")
+def _generate(cell: Cell, live: Live) -> None:
+    cfg, folder = cell.cfg, cell.folder
+    if cell.answered():
+        say(f"answers: {SKIPPED}")
         return
+    began = time.monotonic()
+    digest = cell.digest(tuned=cell.trains, stage="generate")
+    name = f"generations-{digest}.jsonl"
     questions = read_questions(str(cfg.generate.questions))
-    loaded: Loaded = live.tuned() if tuned else live.base()
+    loaded: Loaded = live.tuned() if cell.trains else live.base()
     say(f"answering {len(questions[: cfg.generate.limit])} questions")
+    folder.note_progress("answers")
     written = generate(
         loaded.model,
         loaded.tokenizer,
@@ -245,5 +246,7 @@ def _generate(cfg: RunConfig, folder: Folder, live: Live, *, tuned: bool) -> Non
         run_id=folder.run_id,
         seed=cfg.seed,
     )
+    folder.drop(name)
+    _write_origin(cell, folder, digest, live=live, began=began)
     folder.write(name, written)
-    say(f"answers lie in {Path(folder.path / name)}")
+    say(f"answers lie in {folder.path / name}")

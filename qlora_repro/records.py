@@ -1,6 +1,9 @@
 """Frozen facts that cross stages: one JSON line each in the store, units in the comments."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["better", "worse", "not resolved"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,26 @@ class Answer:
     doc_hash: str  # lm-eval's hash of the document: equal hashes are the same question
     value: float | None  # None: no score could be read
     reply: str = ""  # what the model wrote or chose; empty for scores by likelihood
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The change from one system to another on the questions that both answered.
+
+    Values are in the unit of the scores, a fraction for accuracies.
+    """
+
+    n: int  # pairs with a score on both sides
+    unmatched: int  # questions that only one side was asked
+    missing: int  # pairs of which at least one side has no score
+    before: float | None  # mean over the pairs
+    after: float | None
+    difference: float | None  # after - before
+    low: float | None  # 95% interval of the difference
+    high: float | None
+    p: float | None  # two-sided
+    test: str  # "mcnemar" for single scores of 0 and 1, "sign flip" otherwise, "none" without pairs
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The table at the end of a run: before, after, interval, paired test; what it cost; what next."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from qlora_repro.console import say
-from qlora_repro.records import Answer, Metric
-from qlora_repro.stats import Paired, paired
+from qlora_repro.records import Answer, Metric, Paired
 
 LOWER_IS_BETTER = ("nats_per_token", "perplexity", "kl", "squared_error")
 BLOCK = 128  # tokens; those of one text depend on their neighbours, so blocks are resampled
@@ -84,32 +83,35 @@ def lines(before: Scores | None, after: Scores | None) -> list[Line]:
                 before=old[where].value if where in old else None,
                 after=new[where].value if where in new else None,
                 chance=chance.get(metric.task),
-                comparison=_compare(before, after, metric),
+                comparison=compare(before, after, where),
             )
         )
     return made
 
 
-def _compare(before: Scores | None, after: Scores | None, metric: Metric) -> Paired | None:
+def compare(before: Scores | None, after: Scores | None, where: tuple[str, str]) -> Paired | None:
+    """Pair two evaluations on one (task, metric); None where one of them has no answers to it."""
     if before is None or after is None:
         return None
-    old, new = (_of(scores.answers, metric) for scores in (before, after))
+    old, new = (_of(scores.answers, where) for scores in (before, after))
     if not old or not new:
         return None
+    from qlora_repro.stats import paired  # scipy: half a second that a finished cell can do without
+
+    task, metric = where
     return paired(
         old,
         new,
-        higher_is_better=metric.name not in LOWER_IS_BETTER,
-        block=BLOCK if metric.task == "perplexity" else 1,
+        higher_is_better=metric not in LOWER_IS_BETTER,
+        block=BLOCK if task == "perplexity" else 1,
     )
 
 
-def _of(answers: Iterable[Answer], metric: Metric) -> list[Answer]:
+def _of(answers: Iterable[Answer], where: tuple[str, str]) -> list[Answer]:
     """Return a task's answers, or those of a group's tasks, which carry its name in front."""
+    task, metric = where
     return [
-        a
-        for a in answers
-        if a.name == metric.name and (a.task == metric.task or a.task.startswith(metric.task + "_"))
+        a for a in answers if a.name == metric and (a.task == task or a.task.startswith(f"{task}_"))
     ]
 
 
@@ -209,28 +211,3 @@ def show(result: CellResult) -> None:
         say(line)
     if result.after:
         say("next: python run.py -m dtype=bf16,nf4,fp4 compares data types; seed=0,1,2 repeats")
-
-
-def sweep_table(results: Sequence[CellResult]) -> Table:
-    """Return a row a cell: its scores after training (before, where nothing was trained)."""
-    table = Table(title="the sweep, a row a cell", title_justify="left")
-    table.add_column("cell")
-    table.add_column("bits", justify="right")
-    columns: list[tuple[str, str]] = []
-    for result in results:
-        shown = [(line.task, line.metric) for line in result.lines]
-        columns += [column for column in shown if column not in columns]
-    for task, metric in columns:
-        table.add_column(f"{task}\n{metric}\nbefore > after", justify="right")
-    for result in results:
-        found = {(line.task, line.metric): line for line in result.lines}
-        cells = [_before_after(found.get(column)) for column in columns]
-        bits = (result.manifest or {}).get("base", {}).get("bits_per_parameter")
-        table.add_row(result.label, "-" if bits is None else f"{bits:.3f}", *cells)
-    return table
-
-
-def _before_after(line: Line | None) -> str:
-    if line is None:
-        return "-"
-    return " > ".join(number(v) for v in (line.before, line.after) if v is not None) or "missing"

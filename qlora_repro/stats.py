@@ -3,16 +3,13 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from qlora_repro.records import Answer
+from qlora_repro.records import Answer, Paired, Verdict
 
-Verdict = Literal["better", "worse", "not resolved"]
 LEVEL = 0.95
 RESAMPLES = 10_000
 SIGN_FLIPS = 20_000
@@ -21,26 +18,6 @@ NORMAL_FROM = 20_000  # from so many pairs on, the normal limit replaces resampl
 EXACT_UP_TO = 12  # differing questions whose sign flips are counted one by one: 4096 of them
 
 Vector = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """The change from one system to another on the questions that both answered.
-
-    Values are in the unit of the scores, a fraction for accuracies.
-    """
-
-    n: int  # pairs with a score on both sides
-    unmatched: int  # questions that only one side was asked
-    missing: int  # pairs of which at least one side has no score
-    before: float | None  # mean over the pairs
-    after: float | None
-    difference: float | None  # after - before
-    low: float | None  # 95% interval of the difference
-    high: float | None
-    p: float | None  # two-sided
-    test: str  # "mcnemar" for single scores of 0 and 1, "sign flip" otherwise, "none" without pairs
-    verdict: Verdict
 
 
 def paired(

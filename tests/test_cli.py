@@ -1,9 +1,6 @@
 """The command line in parts: how flags are read, how complaints are worded."""
 
-import errno
-
 import pytest
-import torch
 from hydra.errors import MissingConfigException
 
 from qlora_repro import cli
@@ -37,21 +34,3 @@ def test_of_many_options_only_the_nearest_are_named() -> None:
     sentence = cli.explain(error)
     assert sentence.startswith("model has no option 'lama_7b'; the nearest is model=llama_7b; ")
     assert sentence.endswith("python run.py --help lists all 20")
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device", "a.jsonl"), "the disk is full while a"),
-        (MemoryError(), "out of memory (MemoryError); lower eval.batch_size"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory (CUDA out of memory.); low"),
-        (RuntimeError("can't allocate memory"), "out of memory (can't allocate memory); lower"),
-    ],
-)
-def test_a_machine_that_runs_out_is_worded_wherever_it_does(error: Exception, said: str) -> None:
-    assert (cli.from_the_machine(error) or "").startswith(said)
-
-
-@pytest.mark.parametrize("error", [OSError(errno.EACCES, "denied"), RuntimeError("a bug")])
-def test_any_other_error_keeps_its_traceback(error: Exception) -> None:
-    assert cli.from_the_machine(error) is None

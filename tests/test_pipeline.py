@@ -186,9 +186,10 @@ def test_questions_are_answered_once(
     assert "answers: in the store, skipped" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_a_number_leaves_no_trace_of_the_run(
+def test_a_loss_that_is_not_a_number_leaves_no_result(
     configured: Configured, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match="the loss is nan at step 2"):
         start(configured, tmp_path, "stages=[train]", "train.lr=inf")
-    assert not list(tmp_path.glob("*-procedural-*"))
+    assert not list(tmp_path.rglob("train.json"))
+    assert not list(tmp_path.rglob("adapter*"))

@@ -48,6 +48,8 @@ NOT_DECISIVE = {
     "stages",
     "results_dir",
     "merge",
+    "rerun",
+    "on_error",
 }
 LEAVES = sorted(name for name in keys() if not any(k.startswith(f"{name}.") for k in keys()))
 EXAMPLES: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qlora_repro import pipeline
+from qlora_repro.attempt import attempt
 from qlora_repro.config import RunConfig
 
 SMALL = ("model=tiny", "data.rows=8", "train.max_steps=2", "lora.r=4", "stages=[train]")
@@ -68,3 +69,20 @@ def test_the_run_is_closed_as_failed_when_training_raises(
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(cell("tracked", *TRACKED))
     assert finished == [1]
+
+
+@pytest.mark.parametrize("cells", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_cells_of_one_process_leave_a_run_each_also_when_one_fails(
+    cells: int, cell: Callable[..., RunConfig], finished: list[int]
+) -> None:
+    states = []
+    for seed in range(cells):
+        failing = ["train.lr=inf"] if seed == 1 else []
+        states.append(attempt(cell("all", *TRACKED, f"seed={seed}", *failing), rerun="").state)
+    assert states == ["done", "failed", *["done"] * (cells - 2)]
+    assert finished == [0, 1, *[0] * (cells - 2)]
+    root = Path(cell("all").results_dir)
+    folders = [path for path in root.glob("tiny-*") if "untuned" not in path.name]
+    assert sorted(len(runs(folder)) for folder in folders) == [1] * cells
+    ids = [path.name.rpartition("-")[2] for folder in folders for path in runs(folder)]
+    assert len(set(ids)) == cells

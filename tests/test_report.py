@@ -9,7 +9,8 @@ import pytest
 from qlora_repro import report
 from qlora_repro.console import say
 from qlora_repro.records import Answer, Metric
-from qlora_repro.report import CellResult, Scores, cell_table, cost_lines, sweep_table
+from qlora_repro.report import CellResult, Scores, cell_table, cost_lines
+from qlora_repro.report_sweep import sweep_tables
 
 BASE = {"bits_per_parameter": 4.127, "modules": 210, "simulated": False}
 
@@ -93,12 +94,13 @@ def test_a_sweep_has_a_row_a_cell_and_compares_no_cell_twice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[None] = []
-    monkeypatch.setattr(report, "_compare", lambda *_: compared.append(None))
+    monkeypatch.setattr(report, "compare", lambda *_: compared.append(None))
     quiz, other = scores("quiz", "acc", [1.0, 0.0]), scores("test", "acc", [1.0])
     cells = [result(quiz, quiz), result(None, other, label="tiny, bf16", manifest=None)]
     for cell in cells:
         say(cell_table(cell))
-    text = printed(capsys, sweep_table(cells)).rpartition("the sweep")[2]
+    rows = [(cell.label, "done", None, cell) for cell in cells]
+    text = printed(capsys, sweep_tables(rows)[0]).rpartition("the sweep")[2]
     assert row(text, "tiny, nf4") == ["tiny, nf4 + dq", "4.127", "0.500 > 0.500", "-"]
     assert row(text, "tiny, bf16") == ["tiny, bf16", "-", "-", "1.000"]
     assert len(compared) == 2

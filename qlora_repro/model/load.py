@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from qlora_repro.config import FULL_PRECISION, DtypeConfig, ModelConfig
-from qlora_repro.errors import ConfigError, ModelError, RunError
+from qlora_repro.errors import ConfigError, LackOfMemory, ModelError
 from qlora_repro.model.checkpoint import Checkpoint, find, folder_checkpoint
 from qlora_repro.model.device import resolve_device
 from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_bf16, weight_bytes
@@ -155,7 +155,7 @@ class _Reader:
                 )
         except (OSError, ValueError, RuntimeError, KeyError, MemoryError, SafetensorError) as error:
             if lacks_memory(error):
-                raise RunError(self._too_large(dtype)) from error
+                raise LackOfMemory(self._too_large(dtype)) from error
             raise ModelError(self._why("its weights", error)) from error
         resized = {name for name, *_ in report["mismatched_keys"]}
         self.new = sorted(report["missing_keys"] | resized)

@@ -8,6 +8,7 @@ from qlora_repro.config import PlanConfig
 from qlora_repro.errors import RunError
 from qlora_repro.plan.breakdown import PAPER_FULL
 from qlora_repro.plan.paging import Demand, simulate
+from qlora_repro.plan.todo import Todo
 from qlora_repro.records import MemoryPlan
 
 SHOWN = 3  # simulated steps
@@ -116,13 +117,15 @@ def paging_lines(found: MemoryPlan, plan: PlanConfig) -> list[str]:
     ]
 
 
-def sweep_table(plans: Sequence[MemoryPlan]) -> Table:
-    """Return a row a cell."""
+def sweep_table(plans: Sequence[MemoryPlan], todos: Sequence[Todo]) -> Table:
+    """Return a row a cell: its memory, and what of it is still to be run."""
     made = Table(title="memory predicted, GB, a row a cell", title_justify="left")
     made.add_column("cell")
     for name in ("weights", "adapters", "optimizer", "activations", "training", "inference"):
         made.add_column(name, justify="right")
-    for found in plans:
+    made.add_column("seconds", justify="right")
+    made.add_column("to run")
+    for found, left in zip(plans, todos, strict=True):
         sizes = (
             found.weights + found.scales,
             found.adapter_weights,
@@ -131,5 +134,14 @@ def sweep_table(plans: Sequence[MemoryPlan]) -> Table:
             found.peak,
             found.inference_peak,
         )
-        made.add_row(describe(found), *map(gb, sizes))
+        seconds = NONE if left.seconds is None else f"{left.seconds:.0f}"
+        to_run = ", ".join(left.stages) or "nothing: in the store"
+        made.add_row(describe(found), *map(gb, sizes), seconds, to_run)
+    run = [left for left in todos if left.stages]
+    known = [left.seconds for left in run if left.seconds is not None]
+    made.caption = f"{len(run)} cells to run, {len(todos) - len(run)} in the store; " + (
+        f"{sum(known):.0f} s in all, by the medians of earlier cells of the model"
+        if len(known) == len(run)
+        else f"time unknown for {len(run) - len(known)}: no earlier cell is like them"
+    )
     return made

@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from qlora_repro.config import RunConfig
-from qlora_repro.console import say
-from qlora_repro.errors import ConfigError, QloraError
+from qlora_repro.console import note, say
+from qlora_repro.errors import Busy, ConfigError, QloraError
 from qlora_repro.plan import show
 from qlora_repro.plan.architecture import Architecture, Linear, architecture
 from qlora_repro.plan.breakdown import bits, inference, trained_params, training
 from qlora_repro.plan.setting import Setting, setting
+from qlora_repro.plan.todo import todo
 from qlora_repro.records import MemoryPlan
 from qlora_repro.store.identity import decisive, key, slug
 from qlora_repro.store.runs import open_store
@@ -34,9 +35,14 @@ def plan(cfg: RunConfig) -> MemoryPlan:
     say(show.table(found))
     for line in show.lines(found, cfg.plan):
         say(line)
-    folder.write_json(f"settings-{digest}.json", decisive(cfg, "plan"))
-    folder.write(f"plan-{digest}.jsonl", [found])
-    say(f"the plan lies in {folder.path / f'plan-{digest}.jsonl'}")
+    say(todo(cfg).words())
+    try:
+        with folder.locked():
+            folder.write_json(f"settings-{digest}.json", decisive(cfg, "plan"))
+            folder.write(f"plan-{digest}.jsonl", [found])
+        say(f"the plan lies in {folder.path / f'plan-{digest}.jsonl'}")
+    except Busy as error:
+        note(f"the plan is not kept: {error}")
     return found
 
 

@@ -30,7 +30,7 @@ def provenance(*, device: str, root: Path) -> Provenance:
     return Provenance(
         commit=_git(root, "rev-parse", "HEAD"),
         dirty=None if status is None else bool(status),
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: installed(name) for name in PACKAGES},
         python=platform.python_version(),
         platform=platform.platform(),
         device=device,
@@ -47,7 +47,8 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """Return the version of a package; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,37 +1,48 @@
 """The store: one folder a run, records written whole or not at all; what is there is done."""
 
 import json
-import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
-
-from qlora_repro.errors import StoreError
+from qlora_repro.errors import Busy, StoreError
+from qlora_repro.store.claim import Claim, claimed, holder
+from qlora_repro.store.state import PROGRESS, write_progress
+from qlora_repro.store.whole import torn, write_vouched
+from qlora_repro.store.whole import write_whole as write_whole
 
 FORMAT = 1
-LOCKS = ".locks"
+LOCKS = ".claims"
 Record = TypeVar("Record")
 
 
 class Folder:
     """One run's folder, `<slug>-<digest>`."""
 
-    def __init__(self, path: Path, run_id: str) -> None:
+    def __init__(
+        self, path: Path, run_id: str, told: Callable[[str], object] | None = None
+    ) -> None:
         self.path = path
         self.run_id = run_id
+        self.told = told  # is told of each torn file
+        self.claim: Claim | None = None
 
     def has(self, name: str) -> bool:
-        """Whether a record file of this name is finished."""
-        return (self.path / name).exists()
+        """Whether a record file of this name is finished; one that is torn is named, and is not."""
+        path = self.path / name
+        if not path.exists():
+            return False
+        why = torn(path)
+        if why is not None and self.told is not None:
+            self.told(f"{path} {why}; it is made again")
+        return why is None
 
     def write(self, name: str, records: Iterable[Any]) -> None:
         """Write frozen records as JSON lines, whole or not at all."""
-        write_whole(self.path / name, "".join(json.dumps(asdict(r)) + "\n" for r in records))
+        self._write(name, "".join(json.dumps(asdict(r)) + "\n" for r in records))
 
     def read(self, name: str, kind: type[Record]) -> list[Record]:
         """Read the records of a finished file back."""
@@ -39,30 +50,57 @@ class Folder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one JSON document, whole or not at all."""
-        write_whole(self.path / name, json.dumps(value, indent=2) + "\n")
+        self._write(name, json.dumps(value, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
         """Read one JSON document."""
-        return json.loads((self.path / name).read_text())
+        return read_document(self.path / name)
+
+    def _write(self, name: str, text: str) -> None:
+        if self.claim is not None and self.claim.lost:
+            raise StoreError(
+                f"this process stood still for so long that another one took {self.path} over; "
+                "run the same command again"
+            )
+        write_vouched(self.path / name, text)
 
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
-        """Hold this run for one process; StoreError when another has it, unless it may wait."""
-        locks = self.path.parent / LOCKS  # apart, so that a refused run leaves no folder of its own
-        try:
-            locks.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(locks / self.path.name, timeout=-1 if wait else 0)
-            lock.acquire()
-        except Timeout as error:
-            raise StoreError(
-                f"another process is working on {self.path}; wait for it, or change seed or "
-                "results_dir"
-            ) from error
-        try:
-            yield
-        finally:
-            self._prune()
-            lock.release()
+        """Hold this run for one process; Busy when another has it, unless it may wait."""
+        lock = self._lock  # apart, so that a refused run leaves no folder of its own
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(lock, wait=wait) as claim:
+            if claim is None:
+                raise Busy(
+                    f"another process ({holder(lock) or 'just gone'}) is working on {self.path}; "
+                    "wait for it, or change seed or results_dir"
+                )
+            self.claim = claim
+            self.drop(".*.part")  # of a process that was killed
+            try:
+                yield
+            finally:
+                self.claim = None
+                self.drop(PROGRESS)
+                self._prune()
+
+    def note_progress(self, stage: str, **facts: Any) -> None:
+        """Note what this process does here."""
+        write_progress(self.path, stage, **facts)
+
+    def drop(self, *patterns: str) -> None:
+        """Delete files that no longer hold."""
+        for path in [found for pattern in patterns for found in self.path.glob(pattern)]:
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path.parent / LOCKS / self.path.name
+
+    def held_by(self) -> str | None:
+        """Return the process that works on this run, in words; None when none does."""
+        return holder(self._lock)
 
     def _prune(self) -> None:
         """Remove what is empty: a run that was refused leaves no folder."""
@@ -74,16 +112,20 @@ class Folder:
 class Store:
     """A results folder: open it with `open_store`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, told: Callable[[str], object] | None = None) -> None:
         self.root = root
+        self.told = told
 
     def folder(self, slug: str, digest: str) -> Folder:
         """Return the folder of a run, made when it is first written to."""
-        return Folder(self.root / f"{slug}-{digest}", digest)
+        return Folder(self.root / f"{slug}-{digest}", digest, self.told)
 
 
-def open_store(root: str | Path) -> Store:
-    """Open or start a results folder; StoreError when it is unwritable or of a newer format."""
+def open_store(root: str | Path, *, told: Callable[[str], object] | None = None) -> Store:
+    """Open or start a results folder; StoreError when it is unwritable or of a newer format.
+
+    `told` is called with a sentence for each torn file that is come upon.
+    """
     root = Path(root)
     mark = root / "store.json"
     try:
@@ -103,26 +145,30 @@ def open_store(root: str | Path) -> Store:
         raise StoreError(
             f"results_dir={root} cannot be written: {error.strerror}; choose a folder you own"
         ) from error
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{mark} is not a store's mark; choose another results_dir") from error
-    return Store(root)
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise StoreError(
+            f"{mark} is not a store's mark; delete it if it was cut off, or choose another "
+            "results_dir"
+        ) from error
+    return Store(root, told)
+
+
+def _whole_text(path: Path) -> str:
+    why = torn(path)
+    if why is not None:
+        raise StoreError(f"{path} {why}; run the command that made it again, which redoes it")
+    return path.read_text(encoding="utf-8")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Read JSON lines; StoreError for a file that is not what was written."""
+    return [json.loads(line) for line in _whole_text(path).splitlines()]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there completely or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.with_name(f".{path.name}.{os.getpid()}.part")
+def read_document(path: Path) -> Any:
+    """Read one JSON document; StoreError for a file that is not what was written."""
+    text = _whole_text(path)
     try:
-        with name.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        name.unlink(missing_ok=True)
-        raise
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path} is no JSON document; delete it and run again") from error

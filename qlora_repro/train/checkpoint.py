@@ -1,7 +1,6 @@
 """Checkpoints that are whole or ignored, and the adapter that a run publishes."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,22 +10,13 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from qlora_repro.console import note
 from qlora_repro.errors import RunError
-from qlora_repro.store.runs import write_whole
+from qlora_repro.store.whole import mark, whole
 
 CHECKPOINTS = "checkpoints"  # beside what a run publishes
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CUT_SHORT = ("PytorchStreamWriter", "file write failed", "iostream error", "unexpected pos")
-MARK = "whole.json"  # written last: name and size of every file of the checkpoint
-
-
-def whole(checkpoint: Path) -> bool:
-    """Whether every file that was written is still there in its full size."""
-    try:
-        sizes = json.loads((checkpoint / MARK).read_text())
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, json.JSONDecodeError):
-        return False
 
 
 def step_of(checkpoint: Path) -> int:
@@ -35,9 +25,12 @@ def step_of(checkpoint: Path) -> int:
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint to go on from; one whose writing was cut off does not count."""
-    found = [path for path in folder.glob("checkpoint-*") if whole(path)]
-    return max(found, key=step_of, default=None)
+    """Return the checkpoint to go on from; one that is torn is named and passed over."""
+    for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+        if whole(path):
+            return path
+        note(f"{path} is torn; training does not go on from it")
+    return None
 
 
 class KeepWhole(TrainerCallback):
@@ -51,17 +44,9 @@ class KeepWhole(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Sync the files, write the mark, prune."""
-        checkpoint = self.folder / f"checkpoint-{state.global_step}"
-        sizes = {}
-        for path in sorted(checkpoint.iterdir()):
-            if path.name == MARK:
-                continue
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            sizes[path.name] = path.stat().st_size
-        write_whole(checkpoint / MARK, json.dumps(sizes))
+        mark(self.folder / f"checkpoint-{state.global_step}")
         ranked = sorted(self.folder.glob("checkpoint-*"), key=step_of, reverse=True)
-        for old in [path for path in ranked if whole(path)][self.keep :]:
+        for old in [path for path in ranked if whole(path, contents=False)][self.keep :]:
             shutil.rmtree(old)
 
 
@@ -105,9 +90,7 @@ def publish(save: Any, folder: Path) -> None:
     try:
         with naming_full_disk(folder.parent / CHECKPOINTS):
             save(beside)
-            for path in beside.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+            mark(beside)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(beside, folder)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qlora_repro.errors import RunError
+from qlora_repro.errors import LackOfMemory
 
 LACK = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 ADAM_STATE = 8  # bytes a trained parameter: two moments in 32 bits
@@ -51,7 +51,7 @@ def naming_lack_of_memory(model: nn.Module, micro_batch_size: int) -> Iterator[N
         named = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not named and not any(word in str(error) for word in LACK):
             raise
-        raise RunError(
+        raise LackOfMemory(
             f"out of memory: weights, gradients and optimizer states take "
             f"{fixed_bytes(model) / 1e9:.2f} GB before any activation; lower "
             f"train.micro_batch_size (now {micro_batch_size}), data.max_source_len and "

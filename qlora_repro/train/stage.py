@@ -1,7 +1,8 @@
 """What training needs from the pipeline: examples as rows, the collator that fits the model."""
 
 import inspect
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,37 @@ class TrackLoss(TrainerCallback):
         """Pass on what the Trainer logs."""
         logs = kwargs.get("logs", {})
         self.tracker.log({f"train/{k}": v for k, v in logs.items() if isinstance(v, int | float)})
+
+
+class NoteProgress(TrainerCallback):
+    """Note how far training is, at most once a second: `note` writes it into the run's folder."""
+
+    def __init__(self, note: Callable[..., None]) -> None:
+        self.note = note
+        self.last = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock; a resumed run counts only what is left to do."""
+        self.began, self.first = time.monotonic(), state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the step, and the seconds that are left at the speed so far."""
+        now = time.monotonic()
+        if now - self.last < 1:
+            return
+        self.last = now
+        a_step = (now - self.began) / (state.global_step - self.first)
+        self.note(
+            "training",
+            step=state.global_step,
+            steps=state.max_steps,
+            seconds_a_step=a_step,
+            seconds_left=a_step * (state.max_steps - state.global_step),
+        )
 
 
 def encoded(

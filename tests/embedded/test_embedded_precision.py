@@ -17,12 +17,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from qlora_repro.config import RunConfig
 from qlora_repro.data.sources import examples
 from qlora_repro.eval.stage import score
-from qlora_repro.live import ADAPTER, Live
+from qlora_repro.live import Live
 from qlora_repro.lora import linear_layers
 from qlora_repro.model.embedded import embedded_checkpoint
 from qlora_repro.quant.bnb import dequantized_weight
 from qlora_repro.quant.measure import storage
 from qlora_repro.quant.simulate import round_trip
+from qlora_repro.store.done import ADAPTER
 from qlora_repro.train.loss import token_loss
 from qlora_repro.train.stage import collator, encoded
 

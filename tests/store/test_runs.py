@@ -28,7 +28,7 @@ def test_failed_write_leaves_nothing_and_the_older_file_as_it_was(tmp_path: Path
     with pytest.raises(TypeError):
         folder.write("metrics.jsonl", [METRIC, object()])
     assert folder.read("metrics.jsonl", Metric) == [METRIC]
-    assert sorted(p.name for p in folder.path.iterdir()) == ["metrics.jsonl"]
+    assert sorted(p.name for p in folder.path.iterdir()) == ["metrics.jsonl", "whole.json"]
 
 
 def test_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:

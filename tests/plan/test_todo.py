@@ -1,0 +1,50 @@
+"""What is still to run, and how long it took cells like it."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from qlora_repro.config import RunConfig
+from qlora_repro.plan.todo import todo
+from qlora_repro.store.runs import open_store
+
+Configured = Callable[..., RunConfig]
+
+
+def earlier(root: Path, name: str, cfg: RunConfig, *, stage: str, seconds: float) -> None:
+    """Leave what a stage of an earlier cell put on record."""
+    origin = {"stage": stage, "seconds": seconds, "config": asdict(cfg), "packages": {}}
+    open_store(root).folder(name, "0").write_json(f"origin-{stage}.json", origin)
+
+
+def test_training_is_scaled_by_its_rows_and_scores_by_nothing(
+    configured: Configured, tmp_path: Path
+) -> None:
+    where = f"results_dir={tmp_path}"
+    cfg = configured("model=tiny", where, "train.max_steps=100", "seed=9")
+    assert todo(cfg).seconds is None
+    assert todo(cfg).words().endswith("time unknown: no earlier cell is like it")
+    for name, steps, seconds in (("a", 10, 20.0), ("b", 20, 80.0), ("c", 10, 30.0)):
+        past = configured("model=tiny", where, f"train.max_steps={steps}")
+        earlier(tmp_path, name, past, stage="train", seconds=seconds)
+        earlier(tmp_path, name, past, stage="0123", seconds=7.0)
+    found = todo(cfg)
+    assert found.stages == ["training", "scores before tuning", "scores after tuning"]
+    assert found.seconds == pytest.approx(100 * 3.0 + 2 * 7.0)  # 2, 4 and 3 s a step
+    other = configured("model=tiny", where, "train.max_steps=100", "eval.n=5")
+    assert todo(other).seconds is None
+
+
+def test_cells_of_the_same_data_type_count_alone_where_there_are_any(
+    configured: Configured, tmp_path: Path
+) -> None:
+    where = f"results_dir={tmp_path}"
+    for name, seconds in (("bf16", 10.0), ("nf4", 50.0)):
+        past = configured("model=tiny", where, f"dtype={name}", "train.max_steps=10")
+        earlier(tmp_path, name, past, stage="train", seconds=seconds)
+        earlier(tmp_path, name, past, stage="0123", seconds=0.0)
+    assert todo(configured("model=tiny", where, "train.max_steps=10")).seconds == 50
+    fp4 = configured("model=tiny", where, "train.max_steps=10", "dtype=fp4")
+    assert todo(fp4).seconds == 30

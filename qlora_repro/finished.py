@@ -4,12 +4,14 @@ The paired tests of a cell are resampled once and kept in `summary-<digest>.json
 digests of the files that they were made from.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from qlora_repro import __version__
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, say
+from qlora_repro.judge.outcome import Standing
 from qlora_repro.plan.stage import foretold
 from qlora_repro.records import Answer, Metric, Paired
 from qlora_repro.report import CellResult, Line, Scores
@@ -57,8 +59,8 @@ def say_versions(cell: Cell) -> None:
         )
 
 
-def result(cell: Cell) -> CellResult:
-    """Return what the store has of a cell, as tables show it."""
+def result(cell: Cell, *, judged: Sequence[Standing] = ()) -> CellResult:
+    """Return what the store has of a cell, as tables show it, and what a judge said of it."""
     cfg, scored = cell.cfg, "eval" in cell.cfg.stages
     before = _scores(cell, tuned=False) if scored else None
     after = _scores(cell, tuned=True) if scored and cell.trains else None
@@ -74,6 +76,8 @@ def result(cell: Cell) -> CellResult:
         manifest=_read(cell.folder, MANIFEST) or _read(cell.base, MANIFEST),
         training=training,
         predicted=foretold(cfg, training),
+        judged=judged,
+        judge=cfg.judge.kind,
     )
     kept = _summary(cell)
     if kept is not None:

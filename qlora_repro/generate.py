@@ -1,11 +1,8 @@
 """Answers to a question file: nucleus sampling (paper: p 0.9, T 0.7) or greedy, in batches."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,55 +11,9 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from qlora_repro.config import GenerateConfig
 from qlora_repro.data import prompts
+from qlora_repro.data.questions import Question, benchmark
 from qlora_repro.errors import ConfigError, DataError
 from qlora_repro.records import Generation
-
-TEXT_KEYS = ("text", "question", "prompt")  # of a question file's lines, the first one found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """One question of a question file, without a prompt template around it."""
-
-    question_id: str
-    text: str
-
-
-def read_questions(path: str) -> list[Question]:
-    """Read json lines with question_id and text (or question, or prompt); empty lines are skipped.
-
-    The turn markers around the authors' OpenAssistant questions come off: the template puts them
-    back. Raises DataError, with the line, for a file that is not like this.
-    """
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"generate.questions is {path}, which cannot be read ({type(error).__name__}); name a "
-            "file of json lines"
-        ) from error
-    rows = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
-    questions = [_question(line, where=where) for where, line in rows if line.strip()]
-    if not questions:
-        raise DataError(f"generate.questions is {path}, which holds no question")
-    ids = [question.question_id for question in questions]
-    if twice := sorted(name for name in set(ids) if ids.count(name) > 1):
-        raise DataError(f"{path} has question_id {twice[0]!r} more than once; ids must differ")
-    return questions
-
-
-def _question(line: str, *, where: str) -> Question:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error.msg}); one object a line is read") from error
-    if not isinstance(row, dict) or "question_id" not in row:
-        raise DataError(f"{where} has no question_id; each line needs question_id and text")
-    text = next((row[key] for key in TEXT_KEYS if key in row), None)
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{where} has no text; each line needs one of {', '.join(TEXT_KEYS)}")
-    bare = text.strip().removeprefix("### Human:").removesuffix("### Assistant:").strip()
-    return Question(question_id=str(row["question_id"]), text=bare)
 
 
 def generate(
@@ -99,6 +50,10 @@ def generate(
             run_id=run_id,
             question_id=question.question_id,
             question=question.text,
+            benchmark=benchmark(cfg),
+            category=question.category,
+            lang=question.lang,
+            reference=question.reference,
             seed=seed,
             **_finish(tokenizer, written[number], _ends(model, tokenizer), _markers(cfg)),
         )

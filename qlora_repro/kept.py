@@ -98,3 +98,8 @@ def _checkpointing(model: nn.Module) -> list[str]:
 BASE = LastBase()
 EXAMPLES: Last[Any] = Last()  # (training rows, held-out rows)
 ENCODED: Last[Any] = Last()  # training rows in tokens
+
+
+def forget() -> None:
+    """Let go of all that is kept."""
+    BASE.loaded = EXAMPLES.made = ENCODED.made = None

@@ -1,5 +1,6 @@
 """What actually ran, read off the live objects, and the check that it is what was asked for."""
 
+import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,9 @@ from qlora_repro.quant.measure import Storage, storage
 from qlora_repro.quant.select import linear_layers
 from qlora_repro.records import Example
 from qlora_repro.store.identity import decisive, key
+from qlora_repro.store.origin import write_origin
 from qlora_repro.store.provenance import provenance
+from qlora_repro.store.runs import Folder
 from qlora_repro.train.loop import TrainResult
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +81,12 @@ def device_name(model: Any) -> str:
     """Return the hardware a model is on: "NVIDIA H200" or "cpu"."""
     device = next(model.parameters()).device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def origin(cfg: RunConfig, folder: Folder, stage: str, *, live: Live, began: float) -> None:
+    """Write where a stage's results come from; it began at `began` of time.monotonic()."""
+    device = device_name(live.base_or_tuned().model)
+    write_origin(folder, stage, cfg=cfg, device=device, took=time.monotonic() - began)
 
 
 def _stored(stored: Storage) -> Manifest:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from qlora_repro import manifest
+from qlora_repro import chat, manifest
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, progress, say
 from qlora_repro.data.sources import examples, fingerprint, split_holdout
@@ -20,7 +20,6 @@ from qlora_repro.errors import ConfigError
 from qlora_repro.eval.reference import reference
 from qlora_repro.eval.stage import Beside, score
 from qlora_repro.finished import SKIPPED, describe, result, say_versions, summarize
-from qlora_repro.generate import generate, read_questions
 from qlora_repro.kept import ENCODED, EXAMPLES
 from qlora_repro.live import Live
 from qlora_repro.measure.stage import measure
@@ -30,7 +29,6 @@ from qlora_repro.records import Example
 from qlora_repro.report import CellResult, Scores, show
 from qlora_repro.store.done import MANIFEST, STEPS, TRAINED, Cell, find_cell
 from qlora_repro.store.identity import decisive, key
-from qlora_repro.store.origin import write_origin
 from qlora_repro.store.runs import Folder, open_store
 from qlora_repro.tracker import Tracker, tracking
 from qlora_repro.train.loop import Job, train
@@ -74,6 +72,7 @@ def quiet() -> Iterator[None]:
 
 def _stages(cell: Cell, live: Live, tracker: Tracker) -> CellResult:
     cfg = cell.cfg
+    chat.foresee(cell)
     if "measure" in cfg.stages:
         with cell.base_claimed():
             _measure(cfg, cell.base, live)
@@ -82,15 +81,15 @@ def _stages(cell: Cell, live: Live, tracker: Tracker) -> CellResult:
         with cell.base_claimed():
             _evaluate(cell, live, tuned=False, held_out=held_out)
     if cell.trains:
+        chat.answer_for_judge(cell, live)
         if "train" in cfg.stages:
             _train(cell, live, rows, tracker)
         if "eval" in cfg.stages:
             _evaluate(cell, live, tuned=True, held_out=held_out)
         if cfg.merge:
             merge(live)
-    if "generate" in cfg.stages:
-        _generate(cell, live)
-    found = result(cell)
+    chat.answer(cell, live, tuned=cell.trains)
+    found = result(cell, judged=chat.judged(cell))
     _track(tracker, before=found.before, after=found.after)
     summarize(cell, found)
     return found
@@ -177,13 +176,8 @@ def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -
     folder.drop(metrics)
     folder.write_json(f"settings-{digest}.json", decisive(cfg, "eval" if tuned else "untuned_eval"))
     folder.write(answers, rows)
-    _write_origin(cell, folder, digest, live=live, began=began)
+    manifest.origin(cell.cfg, folder, digest, live=live, began=began)
     folder.write(metrics, found)  # last: the mark that this evaluation is done
-
-
-def _write_origin(cell: Cell, folder: Folder, stage: str, *, live: Live, began: float) -> None:
-    device = manifest.device_name(live.base_or_tuned().model)
-    write_origin(folder, stage, cfg=cell.cfg, device=device, took=time.monotonic() - began)
 
 
 def _train(cell: Cell, live: Live, rows: list[Example], tracker: Tracker) -> None:
@@ -217,36 +211,12 @@ def _train(cell: Cell, live: Live, rows: list[Example], tracker: Tracker) -> Non
         watch=[TrackLoss(tracker), NoteProgress(folder.note_progress)],
     )
     outcome = train(loaded.model, job, cfg=cfg.train)
-    folder.drop(TRAINED, "metrics-*", "generations-*")  # of weights that were trained before
+    folder.drop(
+        TRAINED, "metrics-*", "generations-*", "judgments-*"
+    )  # of weights that were trained before
     live.publish()
     folder.write(STEPS, outcome.steps)
     folder.write_json(MANIFEST, ran | manifest.trained(outcome))
-    _write_origin(cell, folder, "train", live=live, began=began)
+    manifest.origin(cell.cfg, folder, "train", live=live, began=began)
     folder.write_json(TRAINED, asdict(outcome))
     shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nothing is left to take up
-
-
-def _generate(cell: Cell, live: Live) -> None:
-    cfg, folder = cell.cfg, cell.folder
-    if cell.answered():
-        say(f"answers: {SKIPPED}")
-        return
-    began = time.monotonic()
-    digest = cell.digest(tuned=cell.trains, stage="generate")
-    name = f"generations-{digest}.jsonl"
-    questions = read_questions(str(cfg.generate.questions))
-    loaded: Loaded = live.tuned() if cell.trains else live.base()
-    say(f"answering {len(questions[: cfg.generate.limit])} questions")
-    folder.note_progress("answers")
-    written = generate(
-        loaded.model,
-        loaded.tokenizer,
-        questions,
-        cfg.generate,
-        run_id=folder.run_id,
-        seed=cfg.seed,
-    )
-    folder.drop(name)
-    _write_origin(cell, folder, digest, live=live, began=began)
-    folder.write(name, written)
-    say(f"answers lie in {folder.path / name}")

@@ -73,6 +73,10 @@ class Generation:
     n_tokens: int
     finish: str  # "eos", "stop" (a turn marker) or "length"
     seed: int
+    benchmark: str = ""  # "vicuna", "oa", "procedural", or the stem of the question file
+    category: str = ""  # of the question; empty where its file has none
+    lang: str = ""
+    reference: str = ""  # a right answer; empty where the question has none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The table at the end of a run: before, after, interval, paired test; what it cost; what next."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from qlora_repro.console import say
+from qlora_repro.judge.outcome import Standing
+from qlora_repro.judge.show import judged_table
 from qlora_repro.records import Answer, Metric, Paired
 
 LOWER_IS_BETTER = ("nats_per_token", "perplexity", "kl", "squared_error")
@@ -40,6 +42,8 @@ class CellResult:
     predicted: int | None = (
         None  # bytes that planning foretells for model and training; None: unasked
     )
+    judged: Sequence[Standing] = ()  # an opponent each
+    judge: str = ""  # the kind of judge
 
     @cached_property
     def lines(self) -> list["Line"]:
@@ -185,7 +189,8 @@ def cost_lines(result: CellResult) -> list[str]:
             + f"peak memory {done['peak_memory'] / 1e9:.2f} GB, optimizer {done['optim']}"
         )
         said += _predicted_line(result, done["peak_memory"])
-    said.append(f"everything lies in {result.folder}")
+    if result.folder.exists():  # not where another run's answers were judged
+        said.append(f"everything lies in {result.folder}")
     return said
 
 
@@ -207,6 +212,8 @@ def show(result: CellResult) -> None:
     """Print a run's table, its cost, where it lies and what to try next."""
     if result.before or result.after:
         say(cell_table(result))
+    if result.judged:
+        say(judged_table(result.judged, kind=result.judge))
     for line in cost_lines(result):
         say(line)
     if result.after:

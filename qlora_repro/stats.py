@@ -131,14 +131,20 @@ def block_interval(values: Vector, *, block: int, seed: int = 0) -> tuple[float,
     """
     if block == 1:
         return bootstrap_interval(values, seed=seed)
-    sums = _sums(values, block)
-    sizes = _sums(np.ones(len(values)), block)
+    return ratio_interval(_sums(values, block), _sums(np.ones(len(values)), block), seed=seed)
+
+
+def ratio_interval(sums: Vector, sizes: Vector, *, seed: int = 0) -> tuple[float, float]:
+    """Return the 95% percentile interval of sum(sums) / sum(sizes) over resampled clusters.
+
+    A cluster is what was drawn as one, as all verdicts on a prompt; every size is above zero.
+    """
     rng = np.random.default_rng(seed)
-    means = []
+    ratios = []
     for rows in _blocks(RESAMPLES, len(sums)):
         drawn = rng.integers(0, len(sums), (rows, len(sums)))
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        ratios.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -37,7 +37,7 @@ from qlora_repro.store.state import read_note
 from qlora_repro.store.whole import write_whole
 
 RUNNING, FOLDED, STOPPED = "running", "folded", "not begun"
-STAGES = ("train", "eval", "generate", "measure", "plan")
+STAGES = ("train", "eval", "generate", "judge", "measure", "plan")
 
 
 def sweep_id() -> str:
@@ -90,8 +90,8 @@ def records(folder: Path) -> list[Record]:
 def command_of(words: Sequence[str]) -> str:
     """Return the command that runs one cell.
 
-    >>> command_of(["model=tiny", "lora.target='.*q_proj'"])
-    'python run.py model=tiny "lora.target=\\'.*q_proj\\'"'
+    >>> command_of(["model=tiny", "data.path=my rows.csv"])
+    "python run.py model=tiny 'data.path=my rows.csv'"
     """
     return shlex.join(["python", "run.py", *words])
 

@@ -14,11 +14,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from qlora_repro import kept
 from qlora_repro.checks import parse
 from qlora_repro.config import RunConfig
 from qlora_repro.data.encode import Row
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept() -> None:
+    """No test finds the base or the rows that an earlier one left."""
+    kept.forget()
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.generation import TopPLogitsWarper
 
 from qlora_repro.config import GenerateConfig
+from qlora_repro.data.questions import Question, read_questions
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.generate import Nucleus, Question, generate, nucleus, read_questions
+from qlora_repro.generate import Nucleus, generate, nucleus
 
 Make = Callable[..., GenerateConfig]
 QUESTIONS = [
@@ -62,6 +63,7 @@ def config() -> Make:
             "max_new_tokens": 12,
             "batch_size": 4,
             "limit": None,
+            "seed": 0,
             "stop": [],
         }
         return GenerateConfig(**(values | changed))

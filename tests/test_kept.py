@@ -21,7 +21,7 @@ TELLING = ("steps.jsonl", "adapter/adapter_model.safetensors", "answers-*.jsonl"
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     yield
-    kept.BASE.loaded = kept.EXAMPLES.made = kept.ENCODED.made = None
+    kept.forget()
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_sweep_loads_once_and_its_last_cell_is_that_cell_alone_byte_for_byte(
     run("sweep", "seed=0", "lora=qv")
     last = run("sweep", "seed=1")
     assert counted == {"base": 1, "examples": 1, "encoded": 1}
-    kept.BASE.loaded = kept.EXAMPLES.made = kept.ENCODED.made = None
+    kept.forget()
     alone = run("alone", "seed=1")
     assert counted["base"] == 2
     assert len(told(alone)) == len(TELLING)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import pipeline
+from qlora_repro import kept, pipeline
 from qlora_repro.config import RunConfig
 from qlora_repro.data.order import order
 from qlora_repro.data.sources import examples
@@ -156,6 +156,7 @@ def test_constants_kept_in_another_type_than_asked_for_fail_the_run(
         return load_base(model, replace(dtype, scales="dynamic8"), dq=dq, seed=seed)
 
     monkeypatch.setattr("qlora_repro.live.load_base", otherwise)
+    kept.forget()
     with pytest.raises(RunError, match="scales=fp8_e4m3, but the layers have"):
         manifest(configured, tmp_path / "lost", *asked)
 

@@ -11,7 +11,7 @@ from qlora_repro.checks import keys
 from qlora_repro.config import ColumnsConfig, RunConfig
 from qlora_repro.store.identity import DECIDES, key
 
-WEIGHTS = {"train", "eval", "generate"}  # what depends on the trained weights
+WEIGHTS = {"train", "eval", "generate", "judge"}  # what depends on the trained weights
 EVERYTHING = {*WEIGHTS, "untuned", "untuned_eval", "untuned_generate"}
 # section -> what it decides
 SECTIONS = {
@@ -23,7 +23,8 @@ SECTIONS = {
     "train": {*WEIGHTS, "plan"},
     "seed": {*WEIGHTS, "untuned_generate"},
     "eval": {"eval", "untuned_eval"},
-    "generate": {"generate", "untuned_generate"},
+    "generate": {"generate", "judge", "untuned_generate"},
+    "judge": {"judge"},
     "measure": {"measure"},
     "plan": {"plan"},
 }
@@ -43,7 +44,13 @@ NOT_DECISIVE = {
     "measure.name",
     "plan.name",
     "plan.gpus",
-    "judge",
+    "judge.client",  # the same replies come back
+    "judge.estimate",
+    "judge.mode",
+    "judge.max_cost",
+    "judge.price",
+    "judge.prices",
+    "judge.batch_discount",
     "tracker",
     "stages",
     "results_dir",
@@ -53,6 +60,7 @@ NOT_DECISIVE = {
 }
 LEAVES = sorted(name for name in keys() if not any(k.startswith(f"{name}.") for k in keys()))
 EXAMPLES: dict[str, Any] = {
+    "dict": {},
     "float": 1.5,
     "str": "other",
     "int": 7,
@@ -84,6 +92,8 @@ def another(value: Any, hint: str) -> Any:
         return next(EXAMPLES[kind] for kind in EXAMPLES if kind in hint)
     if isinstance(value, bool):
         return not value
+    if isinstance(value, dict):
+        return {**value, "x": {}}
     return [*value, "x"] if isinstance(value, list) else value + type(value)(1)
 
 

@@ -74,11 +74,10 @@ class Cell:
             names += [f"settings-{digest}.json", *([] if tuned else [MANIFEST])]
         return all(map(folder.has, names)) and self._current(folder, digest)
 
-    def answered(self) -> bool:
-        """Whether the question file has answers."""
-        digest = self.digest(tuned=self.trains, stage="generate")
-        there = self.folder.has(f"generations-{digest}.jsonl")
-        return there and self._current(self.folder, digest)
+    def answered(self, *, tuned: bool) -> bool:
+        """Whether the tuned or the untuned model has answered the questions."""
+        folder, digest = self.of(tuned=tuned), self.digest(tuned=tuned, stage="generate")
+        return folder.has(f"generations-{digest}.jsonl") and self._current(folder, digest)
 
     def missing(self) -> list[str]:
         """Return in words the stages asked for that are not done, or not known here."""
@@ -90,7 +89,7 @@ class Cell:
                 found += ["scores before tuning"] * (not self.scored(tuned=False))
                 found += ["scores after tuning"] * (self.trains and not self.scored(tuned=True))
             elif stage == "generate":
-                found += ["answers"] * (not self.answered())
+                found += ["answers"] * (not self.answered(tuned=self.trains))
             else:
                 found.append(stage)
         merged = self.folder.path / MERGED

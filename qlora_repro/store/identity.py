@@ -14,6 +14,7 @@ DECIDES = {
     "train": WEIGHTS,
     "eval": (*WEIGHTS, "eval"),
     "generate": (*WEIGHTS, "generate"),
+    "judge": (*WEIGHTS, "generate", "judge"),
     "measure": ("model", "measure"),
     "plan": ("model", "dtype", "dq", "lora", "data", "train", "plan"),
     "untuned": UNTUNED,
@@ -27,6 +28,10 @@ IRRELEVANT = {
     "data": ("max_truncated",),
     "eval": ("name",),
     "generate": ("name",),
+    "judge": (
+        *("client", "estimate", "mode"),  # the same replies come back
+        *("max_cost", "price", "prices", "batch_discount"),
+    ),
     "measure": ("name",),
     "plan": ("name", "gpus"),
 }
@@ -36,6 +41,7 @@ OWN = {
     "data": ("path",),
     "eval": ("perplexity_file", "include_path"),
     "generate": ("questions",),
+    "judge": ("run", "opponent", "prompts", "votes"),
 }
 LARGE = 1 << 26  # bytes; a larger file, as of weights, counts by its size and date
 
@@ -56,23 +62,28 @@ def decisive(cfg: RunConfig, stage: str) -> dict[str, Any]:
         del sections["dtype"]["scales"]  # nothing is quantized twice
     if cfg.full_finetuning:
         sections["lora"] = {"target": cfg.lora.target}  # there is no adapter to have the rest
-    return {name: _trim(name, sections[name]) for name in names}
+    return {name: section(name, sections[name]) for name in names}
 
 
-def _trim(name: str, section: Any) -> Any:
-    if not isinstance(section, dict):
-        return section
-    kept = {k: v for k, v in section.items() if k not in IRRELEVANT.get(name, ())}
-    if name in ("eval", "generate") or "local" in (section.get("name"), section.get("source")):
+def section(name: str, values: Any) -> Any:
+    """Return what decides an outcome of one section of the configuration, given as a dict."""
+    if not isinstance(values, dict):
+        return values
+    kept = {k: v for k, v in values.items() if k not in IRRELEVANT.get(name, ())}
+    own = name in ("eval", "generate", "judge")
+    if own or "local" in (values.get("name"), values.get("source")):
         kept |= {k: _contents(kept[k]) for k in OWN.get(name, ())}
     return kept
 
 
-def _contents(named: str | None) -> str | None:
+def _contents(named: Any) -> Any:
     """Return a digest of the file, or of the folder's files with their names, that a setting names.
 
-    So an edited file is other work, and the same file in another place is the same work.
+    So an edited file is other work, and the same file in another place is the same work. Of a list
+    each is looked at; what is no path stays as it is.
     """
+    if isinstance(named, list):
+        return [_contents(one) for one in named]
     path = Path(named or "").expanduser()
     if not named or not path.exists():
         return named

@@ -9,7 +9,9 @@ CASES = {
     "unknown_setting": Case(
         words=["train.max_step=20"], says=["'train.max_step'", "did you mean train.max_steps?"]
     ),
-    "unknown_added_setting": Case(words=["+lern=1"], says=["'lern'", "did you mean train.lr?"]),
+    "unknown_added_setting": Case(
+        words=["+max_step=1"], says=["'max_step'", "did you mean train.max_steps?"]
+    ),
     "unknown_flag": Case(words=["--fast"], says=["--fast", "run.py --help"]),
     "unreadable_override": Case(words=["foo bar"], says=["'foo bar'", "write KEY=VALUE"]),
     "unknown_option": Case(

@@ -1,0 +1,1 @@
+"""The audit of a judge: how far the order in which answers are shown, and other biases, reach."""

@@ -1,0 +1,235 @@
+"""The released verdicts from a checkout of the authors' repository (github.com/artidoro/qlora).
+
+Which answer was shown first is decided by answer ids: most names of files of scores state the
+opposite order. Ids of the trained systems' answers are hashes of their text. Human votes are not
+read from the checkout: the rows of the parquet that is there already are kept.
+"""
+
+import json
+import re
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.release_reading import read_review
+from qlora_repro.errors import DataError
+from qlora_repro.store.verdict_checks import COLUMNS, complete
+from qlora_repro.store.verdicts import RELEASED, released, write_verdicts
+
+RATINGS = {  # folder -> (benchmark, protocol)
+    "eval/ratings-gpt4/vicuna/relative-gpt-3.5": ("vicuna", "score10"),
+    "eval/ratings-gpt4/vicuna/pairwise": ("vicuna", "three_class"),
+    "eval/ratings-gpt4/oa": ("oa", "three_class"),
+}
+ENDINGS = ("-gpt4-reviewer", "-gpt-4-reviewer-threeclass")
+GENERATIONS = "eval/generations"
+QUESTIONS = {  # benchmark -> (file, id, what of it the verdicts keep)
+    "vicuna": ("eval/prompts/vicuna_questions.jsonl", "question_id", "category"),
+    "oa": ("eval/prompts/oa_questions.jsonl", "message_id", "lang"),
+}
+ORDER = ["judge", "benchmark", "protocol", "first", "second", "question"]
+PROMPTS = {1: "general", 2: "coding", 3: "maths"}
+TRAINED = re.compile(r"(\d+)b?-([a-z0-9-]+?)-(?:vicuna|oa)-generations.*")
+SIZES = {"30": "33"}  # the files say 30B where the paper says 33B
+OTHERS = {
+    **dict.fromkeys(("gpt-3.5", "answer-gpt35", "answer_gpt35"), "chatgpt-3.5"),
+    "gpt-3.5-oa-generations": "chatgpt-3.5",
+    **dict.fromkeys(("gpt4", "answer-gpt4", "answer_gpt4", "gpt-4-oa-generations"), "gpt-4"),
+    **dict.fromkeys(("bard", "answer-bard", "answer_bard"), "bard"),
+    **dict.fromkeys(("vicuna-13b", "answer-vicuna-13b", "answer_vicuna-13b"), "vicuna-13b"),
+    "vicuna-13b-oa-generations": "vicuna-13b",
+}
+# as the shortuuid package writes a number
+ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What a checkout holds."""
+
+    verdicts: pd.DataFrame  # COLUMNS
+    files: int
+    misnamed: list[str]  # whose name states the order that was not shown
+    unsure: list[str]  # whose order no answer id tells: taken from the name
+    unknown: list[str]  # files of answers of systems that no rating is of
+
+
+def import_release(checkout: Path) -> Imported:
+    """Read every file of GPT-4's ratings; DataError for one that cannot be, or for none at all."""
+    paths = [(path, kind) for folder, kind in RATINGS.items() for path in _files(checkout / folder)]
+    if not paths:
+        raise DataError(
+            f"{checkout} has no ratings in {', '.join(RATINGS)}; name a checkout of artidoro/qlora"
+        )
+    ids, lengths, unknown = answers(checkout)
+    known = {benchmark: _questions(checkout, benchmark) for benchmark in QUESTIONS}
+    rows: list[dict[str, Any]] = []
+    misnamed, unsure = [], []
+    for path, (benchmark, protocol) in paths:
+        reviews = _lines(path)
+        named = systems(path.stem)
+        order = shown(reviews, named, ids[benchmark])
+        unsure += [path.name] if order is None else []
+        misnamed += [path.name] if order == named[::-1] else []
+        first, second = order or named
+        for review in reviews:
+            question = str(review.get("question_id", review.get("message_id")))
+            row = {"judge": "gpt-4", "benchmark": benchmark, "protocol": protocol}
+            row |= {"question": question, "first": first, "second": second}
+            row |= known[benchmark].get(question, {})
+            row |= {"prompt": PROMPTS.get(review["reviewer_id"], "")}
+            row |= _of_answers(review, lengths) | read_review(review, protocol)
+            rows.append(row)
+    frame = complete(pd.DataFrame(rows), "")
+    return Imported(
+        verdicts=frame.sort_values(ORDER, kind="stable", ignore_index=True),
+        files=len(paths),
+        misnamed=misnamed,
+        unsure=unsure,
+        unknown=unknown,
+    )
+
+
+def with_humans(imported: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
+    """Return imported verdicts together with the human votes of those that were shipped."""
+    human = shipped[shipped["judge"].str.startswith("human-")]
+    both = pd.concat([imported.astype(human.dtypes.to_dict()), human])
+    return both.sort_values(ORDER, kind="stable", ignore_index=True)
+
+
+def compared(imported: pd.DataFrame, shipped: pd.DataFrame) -> tuple[int, int]:
+    """Return how many imported verdicts the shipped ones have too, and how many of them differ."""
+    typed = imported.astype(shipped.dtypes.to_dict())
+    joined = typed.merge(shipped, on=ORDER, suffixes=("", " shipped"))
+    rest = [name for name in COLUMNS if name not in ORDER]
+    ours, theirs = joined[rest], joined[[f"{name} shipped" for name in rest]].set_axis(rest, axis=1)
+    same = (ours == theirs) | (ours.isna() & theirs.isna())
+    return len(joined), int((~same.all(axis=1)).sum())
+
+
+def systems(stem: str) -> tuple[str, str]:
+    """Return the two systems in the order in which a file's name states them.
+
+    >>> systems("gpt-3.5-vs-30b-flan-vicuna-generations-topp0.9-temp0.7-gpt4-reviewer")
+    ('chatgpt-3.5', 'flan-33b')
+    """
+    for ending in ENDINGS:
+        stem = stem.removesuffix(ending)
+    first, _, second = stem.partition("-vs-")
+    return system(first), system(second)
+
+
+def system(name: str) -> str:
+    """Return a system's name from the authors' one; DataError for one that is not known."""
+    found = TRAINED.fullmatch(name)
+    if name in OTHERS:
+        return OTHERS[name]
+    if not found:
+        raise DataError(f"{name!r} is no system of the release that is known")
+    size, data = found.groups()
+    return f"{data}-{SIZES.get(size, size)}b"
+
+
+def shown(
+    reviews: list[dict[str, Any]], named: tuple[str, str], ids: Mapping[str, set[str]]
+) -> tuple[str, str] | None:
+    """Return (first, second) as the answer ids tell it by majority; None where they tell nothing.
+
+    Of either system the ids may be unknown, and equal texts of two systems have equal ids.
+    """
+    left, right = (ids.get(name, set()) for name in named)
+    along = sum((r["answer1_id"] in left) + (r["answer2_id"] in right) for r in reviews)
+    against = sum((r["answer1_id"] in right) + (r["answer2_id"] in left) for r in reviews)
+    if along == against:
+        return None
+    return named if along > against else named[::-1]
+
+
+def answers(checkout: Path) -> tuple[dict[str, dict[str, set[str]]], dict[str, int], list[str]]:
+    """Return benchmark -> system -> ids of its answers, each answer's length, unknown files."""
+    ids: dict[str, dict[str, set[str]]] = {benchmark: defaultdict(set) for benchmark in QUESTIONS}
+    lengths: dict[str, int] = {}
+    unknown = []
+    for benchmark, by_system in ids.items():
+        for path in _files(checkout / GENERATIONS / benchmark):
+            try:
+                name = system(path.stem)
+            except DataError:
+                unknown.append(path.name)
+                continue
+            for row in _lines(path):
+                text = row.get("generation_truncated", row.get("generation", row.get("text", "")))
+                found = row.get("answer_id") or short_id(text)
+                by_system[name].add(found)
+                lengths[found] = len(text)
+    return ids, lengths, unknown
+
+
+def short_id(text: str) -> str:
+    """Return the id that the authors gave an answer: its UUID of version 5, in base 57.
+
+    >>> short_id("1, 2, 3, 4, 5")
+    'nGyPgTtdFrf3LKKdnajeUX'
+    """
+    web = text.lower().startswith(("http://", "https://"))
+    number = uuid.uuid5(uuid.NAMESPACE_URL if web else uuid.NAMESPACE_DNS, text).int
+    digits = ""
+    while number:
+        number, digit = divmod(number, len(ALPHABET))
+        digits = ALPHABET[digit] + digits
+    return digits.rjust(22, ALPHABET[0])
+
+
+def _of_answers(review: dict[str, Any], lengths: dict[str, int]) -> dict[str, Any]:
+    first, second = review["answer1_id"], review["answer2_id"]
+    sizes = {"chars_first": lengths.get(first), "chars_second": lengths.get(second)}
+    return {"answer_first": first, "answer_second": second, **sizes}
+
+
+def _questions(checkout: Path, benchmark: str) -> dict[str, dict[str, str]]:
+    file, key, kept = QUESTIONS[benchmark]
+    rows = _lines(checkout / file)
+    found = {str(row[key]): {"category": "", "lang": "en", kept: row[kept]} for row in rows}
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jsonl"))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(_parsed(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON lines: {error}") from error
+
+
+def _parsed(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            yield json.loads(line)
+
+
+def rebuild(checkout: Path, out: Path) -> list[str]:
+    """Write the verdicts of a checkout into a folder; return in lines what was found."""
+    found, shipped = import_release(checkout), released()
+    same, differ = compared(found.verdicts, shipped)
+    path = out / RELEASED.name
+    write_verdicts(with_humans(found.verdicts, shipped), path)
+    said = [
+        f"{len(found.verdicts):,} verdicts of GPT-4 from {found.files} files",
+        f"{same:,} of them are shipped too, {differ:,} otherwise than here",
+    ]
+    for title, names in (
+        ("named in the order that was not shown", found.misnamed),
+        ("in an order that no answer id tells, taken from the name", found.unsure),
+        ("of answers of no known system, left aside", found.unknown),
+    ):
+        said.append(f"{len(names)} files {title}{':' if names else ''}")
+        said += [f"  {name}" for name in names]
+    return [*said, "human votes are those that are shipped", str(path)]

@@ -1,0 +1,148 @@
+"""The judge's own overhead: many requests at once, at a server that takes 50 ms for a reply.
+
+Ideal is the time in which so many workers could have waited for all replies, one after another.
+The server is a process of its own; replies are stored and synced as in any run.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from rich.table import Table
+
+from qlora_repro.checks import parse
+from qlora_repro.config import JudgeConfig
+from qlora_repro.console import say
+from qlora_repro.judge.openai_judge import judge_openai
+from qlora_repro.records import Match
+
+ROOT = Path(__file__).resolve().parents[1]
+DELAY = 0.05  # s, of the server
+TARGET = 1.2  # times the ideal time
+WORDS = 300  # of an answer, about those of the released ones
+REPLY = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "stand-in",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "The first is clearer. " * 20 + "\n1"},
+        }
+    ],
+    "usage": {"prompt_tokens": 900, "completion_tokens": 100, "total_tokens": 1000},
+}
+
+
+def serve(ready: Connection) -> None:
+    """Answer every request after the delay; send the port once it is open."""
+    body = json.dumps(REPLY).encode()
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    whole = head.encode() + body
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                asked = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(asked.partition(b"content-length:")[2].split()[0]))
+                await asyncio.sleep(DELAY)
+                writer.write(whole)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(one, "127.0.0.1", 0)
+        ready.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def settings(port: int, *, concurrency: int) -> JudgeConfig:
+    """Return the settings of a pairwise judge that asks the server on this port."""
+    os.environ["QLORA_REPRO_ROOT"] = str(ROOT)
+    words = [
+        "judge=gpt4_pairwise",
+        f"judge.base_url=http://127.0.0.1:{port}/v1",
+        "judge.client.key_env=null",
+        f"judge.client.concurrency={concurrency}",
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return parse(compose("config", words), written={"judge"}).judge
+
+
+def match(number: int) -> Match:
+    """Return one of many different matches, of a usual length."""
+    return Match(
+        question_id=str(number),
+        question=f"Question {number}: how can I sleep better?",
+        category="generic",
+        lang="en",
+        first="left",
+        second="right",
+        answer_first=f"{number} " + "Keep regular hours. " * (WORDS // 3),
+        answer_second=f"{number} " + "Avoid coffee at night. " * (WORDS // 4),
+        reference="",
+    )
+
+
+def measure(count: int, *, cfg: JudgeConfig) -> tuple[float, float]:
+    """Return (s that so many verdicts took, s of processor time in this process)."""
+    matches = [match(number) for number in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        began, used = time.perf_counter(), time.process_time()
+        found = judge_openai(matches, cfg, Path(folder))
+        took, used = time.perf_counter() - began, time.process_time() - used
+    assert [judgment.verdict for judgment in found] == ["first"] * count
+    return took, used
+
+
+def main() -> None:
+    """Measure the judge so many times and compare the fastest round with the ideal time."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--verdicts", type=int, default=6400)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(sender,), daemon=True)
+    server.start()
+    try:
+        cfg = settings(receiver.recv(), concurrency=asked.concurrency)
+        measure(asked.concurrency, cfg=cfg)  # imports and connections are no part of it
+        rounds = [measure(asked.verdicts, cfg=cfg) for _ in range(asked.rounds)]
+    finally:
+        server.terminate()
+    ideal = asked.verdicts / asked.concurrency * DELAY
+    show(rounds, verdicts=asked.verdicts, ideal=ideal)
+
+
+def show(rounds: list[tuple[float, float]], *, verdicts: int, ideal: float) -> None:
+    """Print each round's time as a multiple of the ideal one."""
+    table = Table(title=f"judge overhead: {verdicts} verdicts, ideal {ideal:.2f} s")
+    for heading in ("round", "s", "times the ideal", "processor ms a verdict"):
+        table.add_column(heading, justify="right")
+    for number, (took, used) in enumerate(rounds, 1):
+        table.add_row(
+            f"{number}", f"{took:.2f}", f"{took / ideal:.2f}", f"{used / verdicts * 1e3:.2f}"
+        )
+    say(table)
+    best = min(took for took, _ in rounds) / ideal
+    met = "met" if best <= TARGET else "missed"
+    say(f"overhead: fastest of {len(rounds)} rounds {best:.2f}; at most {TARGET}: {met}")
+
+
+if __name__ == "__main__":
+    main()

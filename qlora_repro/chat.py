@@ -1,0 +1,87 @@
+"""The chat half of a run: answers to questions, and a judge who compares them."""
+
+import time
+from collections.abc import Sequence
+
+from qlora_repro import manifest
+from qlora_repro.console import say
+from qlora_repro.data.questions import questions
+from qlora_repro.errors import ConfigError
+from qlora_repro.finished import SKIPPED
+from qlora_repro.generate import generate
+from qlora_repro.judge import stage as judging
+from qlora_repro.judge.outcome import Standing
+from qlora_repro.judge.request import check, read_key
+from qlora_repro.live import Live
+from qlora_repro.store.done import Cell
+from qlora_repro.store.identity import decisive
+from qlora_repro.store.runs import open_store
+
+
+def foresee(cell: Cell) -> None:
+    """Refuse a judge that lacks its key now, and not after hours of training; ConfigError."""
+    judge = cell.cfg.judge
+    begins = set(cell.missing()) - {"judge"}  # verdicts in the store need no key
+    if "judge" in cell.cfg.stages and judge.kind == "openai" and begins:
+        check(judge)
+        read_key(judge)
+
+
+def answer(cell: Cell, live: Live, *, tuned: bool) -> None:
+    """Answer the questions of generate=NAME, if the run has that stage and the store no answers."""
+    cfg, folder = cell.cfg, cell.of(tuned=tuned)
+    if "generate" not in cfg.stages:
+        return
+    if cell.answered(tuned=tuned):
+        say(f"answers{'' if tuned == cell.trains else ' untuned'}: {SKIPPED}")
+        return
+    if tuned and not cell.trained():
+        raise ConfigError(
+            f"{folder.path} has not been trained; add train to stages, or train=none to ask the "
+            "untuned model alone"
+        )
+    began, digest = time.monotonic(), cell.digest(tuned=tuned, stage="generate")
+    name, asked = f"generations-{digest}.jsonl", questions(cfg.generate)
+    loaded = live.tuned() if tuned else live.base()
+    say(f"answering {len(asked)} questions{'' if tuned else ' untuned'}")
+    folder.note_progress("answers")
+    written = generate(
+        loaded.model,
+        loaded.tokenizer,
+        asked,
+        cfg.generate,
+        run_id=folder.run_id,
+        seed=cfg.seed,
+    )
+    folder.drop(name)
+    stage = "generate" if tuned else "untuned_generate"
+    folder.write_json(f"settings-{digest}.json", decisive(cfg, stage))
+    manifest.origin(cfg, folder, digest, live=live, began=began)
+    folder.write(name, written)
+    say(f"answers lie in {folder.path / name}")
+
+
+def answer_for_judge(cell: Cell, live: Live) -> None:
+    """Answer untuned too, where the judge is to compare with that; before anything trains."""
+    cfg = cell.cfg
+    if "judge" not in cfg.stages or cfg.judge.run is not None:
+        return
+    if judging.BASE in judging.opponents(cfg.judge):
+        with cell.base_claimed():
+            answer(cell, live, tuned=False)
+
+
+def judged(cell: Cell) -> Sequence[Standing]:
+    """Return how this run, or the one that judge.run names, stands against each opponent."""
+    cfg = cell.cfg
+    if "judge" not in cfg.stages:
+        return []
+    asks = cfg.generate.name != "none"
+    case = judging.Case(
+        store=open_store(cfg.results_dir),
+        tuned=cell.folder,
+        base=cell.base,
+        asked=questions(cfg.generate) if asks else [],
+        settings=decisive(cfg, "generate")["generate"] if asks else None,
+    )
+    return judging.judge(cfg.judge, case)

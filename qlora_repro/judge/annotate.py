@@ -1,0 +1,165 @@
+"""A page on which a person compares answers: python -m qlora_repro.judge.annotate RUN OPPONENT.
+
+One HTML file that holds everything and fetches nothing. Each pair is shown once, in a random order
+that the exported csv keeps; the systems are not named on the page. judge=human reads that csv.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import random
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qlora_repro.console import say, sentence
+from qlora_repro.errors import ConfigError, DataError, QloraError
+from qlora_repro.judge.matches import pair
+from qlora_repro.judge.systems import find_system
+from qlora_repro.judge.verdict import answer_id
+from qlora_repro.records import Match
+from qlora_repro.store.runs import write_whole
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+NEEDED = ("question_id", "question", "first", "second", "answer_first", "answer_second")
+OPTIONAL = ("category", "lang", "reference")
+COLUMNS = (
+    *("judge", "benchmark", "protocol", "question", "category", "lang", "first", "second"),
+    *("verdict", "answer_first", "answer_second", "chars_first", "chars_second"),
+)
+
+
+def page(matches: Sequence[Match], *, benchmark: str, seed: int) -> str:
+    """Return the page: a match each, in random order and with a random side first.
+
+    Of a pair that is given in both orders one is shown. Raises DataError where there is none.
+    """
+    once = {(m.question_id, *sorted((m.first, m.second))): m for m in matches}
+    if not once:
+        raise DataError("there is no match to compare; give two runs that answered one question")
+    rng = random.Random(seed)
+    shown = [_swapped(match) if rng.random() < 0.5 else match for match in once.values()]
+    rng.shuffle(shown)
+    data: dict[str, Any] = {
+        "columns": COLUMNS,
+        "texts": [[m.question, m.answer_first, m.answer_second] for m in shown],
+        "rows": [_row(match, benchmark=benchmark) for match in shown],
+    }
+    data["key"] = "answers-" + hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+    return _filled(TEMPLATE.read_text(encoding="utf-8"), data)
+
+
+def _swapped(match: Match) -> Match:
+    return replace(
+        match,
+        first=match.second,
+        second=match.first,
+        answer_first=match.answer_second,
+        answer_second=match.answer_first,
+    )
+
+
+def _row(match: Match, *, benchmark: str) -> dict[str, Any]:
+    """Return the columns of a vote that are known beforehand."""
+    return {
+        "benchmark": benchmark,
+        "protocol": "three_class",
+        "question": match.question_id,
+        "category": match.category,
+        "lang": match.lang,
+        "first": match.first,
+        "second": match.second,
+        "answer_first": answer_id(match.answer_first),
+        "answer_second": answer_id(match.answer_second),
+        "chars_first": len(match.answer_first),
+        "chars_second": len(match.answer_second),
+    }
+
+
+def _filled(template: str, data: dict[str, Any]) -> str:
+    """Put data and policy into the page; no text of a model can end its script block."""
+    text = json.dumps(data, ensure_ascii=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    parts = {"data": text, "policy": _policy(template)}
+    return re.sub(r"\{\{(data|policy)\}\}", lambda found: parts[found[1]], template)
+
+
+def _policy(template: str) -> str:
+    """Return a policy under which the page's own script and style run, and nothing is fetched."""
+    allowed = {
+        name: base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        for name, body in re.findall(r"<(style|script)>(.*?)</\1>", template, re.DOTALL)
+    }
+    rules = [f"{name}-src 'sha256-{digest}'" for name, digest in allowed.items()]
+    return "; ".join(["default-src 'none'", *rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def read_matches(path: Path) -> list[Match]:
+    """Read a match list: json lines with the fields of Match; DataError, with the line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}); give json lines of matches, or two "
+            "runs"
+        ) from error
+    rows = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
+    return [_match(line, where=where) for where, line in rows if line.strip()]
+
+
+def _match(line: str, *, where: str) -> Match:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON ({error.msg}); one object a line is read") from error
+    lacking = [name for name in NEEDED if not isinstance(row, dict) or name not in row]
+    if lacking:
+        raise DataError(f"{where} has no {lacking[0]}; a match needs {', '.join(NEEDED)}")
+    needed = {name: str(row[name]) for name in NEEDED}
+    return Match(**needed, **{name: str(row.get(name) or "") for name in OPTIONAL})
+
+
+def gathered(names: Sequence[str], results: Path) -> tuple[list[Match], str]:
+    """Return (matches, benchmark) of a match list, or of two systems by their names."""
+    if len(names) == 1:
+        return read_matches(Path(names[0])), Path(names[0]).stem
+    if len(names) > 2:
+        raise ConfigError(f"{len(names)} names were given; give a match list, or two runs or files")
+    system, opponent = (find_system(results, name, key="RUN") for name in names)
+    found = pair(system, opponent, both_orders=False)
+    return found.matches, found.benchmark
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the page; return the exit code, and put what went wrong in one sentence."""
+    about = (__doc__ or "").partition("\n\n")[2]
+    parser = argparse.ArgumentParser(
+        prog="python -m qlora_repro.judge.annotate", description=" ".join(about.split())
+    )
+    parser.add_argument(
+        "names", nargs="+", metavar="RUN", help="two runs or files of answers; or one match list"
+    )
+    parser.add_argument("--results", type=Path, default=Path("outputs/results"))
+    parser.add_argument("--out", type=Path, default=Path("annotate.html"))
+    parser.add_argument("--seed", type=int, default=0, help="draws the orders; default: 0")
+    asked = parser.parse_args(words)
+    try:
+        matches, benchmark = gathered(asked.names, asked.results)
+        write_whole(asked.out, page(matches, benchmark=benchmark, seed=asked.seed))
+    except QloraError as error:
+        sentence(str(error))
+        return 1
+    say(f"{asked.out}: open it in a browser, vote with 1, 2 and 0, export with e; then")
+    say(
+        "python run.py stages=[judge] judge=human judge.votes=FILE judge.run=RUN judge.opponent=RUN"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,67 @@
+"""Many requests at once, each reply stored before it counts."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qlora_repro.judge.price import Budget
+from qlora_repro.judge.replies import Replies
+from qlora_repro.judge.server import Rejected, Server, Stopped
+
+REJECTED = "rejected"  # in a stored response: why the server will never answer this request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What the workers share."""
+
+    server: Server
+    replies: Replies
+    budget: Budget
+    tokens: Callable[[dict[str, Any]], int]  # that a request is expected to take, for the pace
+    on_reply: Callable[[], None]
+
+
+async def ask_all(bodies: Mapping[str, dict[str, Any]], asking: Asking, *, workers: int) -> None:
+    """Ask what is not stored yet. After a fault that ends the run, what is under way finishes.
+
+    Raises the first such fault, when all replies that came are stored.
+    """
+    waiting = iter([(key, body) for key, body in bodies.items() if key not in asking.replies])
+    faults: list[Exception] = []
+    await asyncio.gather(*(_work(waiting, asking, faults) for _ in range(workers)))
+    if faults:
+        raise faults[0]
+
+
+async def _work(
+    waiting: Iterator[tuple[str, dict[str, Any]]], asking: Asking, faults: list[Exception]
+) -> None:
+    for key, body in waiting:
+        try:
+            await _ask(key, body, asking)
+        except Stopped:
+            return
+        except Exception as error:  # noqa: BLE001 - kept, and raised once the others are done
+            faults.append(error)
+            asking.server.stop()
+            return
+
+
+async def _ask(key: str, body: dict[str, Any], asking: Asking) -> None:
+    budget = asking.budget
+    bound = budget.bound(body)
+    await budget.reserve(bound)
+    cost = 0.0
+    try:
+        reply = await asking.server.complete(
+            body, tokens=asking.tokens(body), lost=lambda: budget.lose(bound)
+        )
+        cost = budget.cost(reply, fallback=bound)
+    except Rejected as error:
+        reply = {REJECTED: str(error)}
+    finally:
+        budget.settle(bound, cost=cost)
+    await asking.replies.put(key, body, reply)
+    asking.on_reply()

@@ -1,0 +1,208 @@
+"""One OpenAI-compatible server: a request is tried until it is answered, or cannot be.
+
+Tried again: 408, 429, 5xx, timeouts, connections that fail or break, bodies that are cut off or no
+JSON. Anything else says that the request is wrong, and trying again would not mend it. The key is
+read from the environment, goes into the client and nowhere else; no exception of openai's, which
+hold the request and its headers, leaves this module.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx2
+from openai import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    AsyncOpenAI,
+    DefaultAioHttpClient,
+)
+
+from qlora_repro.config import JudgeConfig
+from qlora_repro.errors import RunError
+from qlora_repro.judge.pace import Pace, retry_after
+from qlora_repro.judge.request import NO_KEY, read_key
+
+PASSING = (408, 429)  # with every 5xx
+HOPELESS = ("insufficient_quota", "billing_not_active")  # a 429 that waiting does not mend
+ONE_REQUEST = ("context_length_exceeded", "content_filter", "content_policy_violation")
+SHOWN = 300  # characters of a server's message
+
+
+class Rejected(Exception):
+    """This one request cannot be answered (too long, filtered); the others may be."""
+
+
+class Stopped(Exception):
+    """The run has to end, for what happened to another request."""
+
+
+class LostReply(Exception):
+    """A try whose reply, if the server made one, did not come through whole."""
+
+
+class Server:
+    """A connection with retries; use it as an async context manager."""
+
+    def __init__(self, cfg: JudgeConfig) -> None:
+        self._cfg = cfg
+        self._key = read_key(cfg)
+        self._pace = Pace(
+            requests=cfg.client.requests_per_minute, tokens=cfg.client.tokens_per_minute
+        )
+        self._random = random.Random()  # jitter: it must differ between processes
+        self._address = (
+            f"{cfg.base_url.rstrip('/')}/chat/completions"  # whole: less to put together
+        )
+        self._stop = asyncio.Event()  # once the run has to end, nothing more is tried
+        self.tries = 0
+        self.client = AsyncOpenAI(
+            api_key=self._key,
+            base_url=cfg.base_url,
+            max_retries=0,
+            timeout=cfg.client.timeout,
+            http_client=DefaultAioHttpClient(timeout=cfg.client.timeout),
+        )
+
+    async def __aenter__(self) -> "Server":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def complete(self, body: dict[str, Any], *, tokens: int, lost: Callable[[], None]) -> Any:
+        """Return the chat completion that answers a request, as the server sent it.
+
+        `lost` is called for each try that the server may charge for although its reply never came.
+        Raises Rejected for a request that only fails by itself, RunError when the run must end.
+        """
+
+        async def once() -> Any:
+            response = await self.client.post(self._address, body=body, cast_to=httpx2.Response)
+            return _completion(response.content)
+
+        return await self.patiently(once, tokens=tokens, lost=lost)
+
+    async def patiently(
+        self,
+        once: Callable[[], Awaitable[Any]],
+        *,
+        tokens: int = 0,
+        lost: Callable[[], None] = lambda: None,
+        attempts: int | None = None,
+    ) -> Any:
+        """Await `once` until it succeeds, as often as the settings say; Stopped after `stop`."""
+        limits = self._cfg.client
+        attempts = attempts or limits.attempts
+        fault = ""
+        for number in range(1, attempts + 1):
+            await self._turn(tokens)
+            self.tries += 1
+            try:
+                async with asyncio.timeout(limits.timeout):
+                    return await once()
+            except APIStatusError as error:
+                fault, wait = self._status(error)
+            except (APIConnectionError, TimeoutError, LostReply) as error:
+                fault, wait = _named(error), None
+                lost()
+            if number < attempts:
+                await self.rest(self._backoff(number) if wait is None else wait)
+        raise RunError(
+            f"{self._cfg.base_url} did not answer in {attempts} tries, the last time for "
+            f"{fault}; replies so far are stored, so the same command goes on from there"
+        )
+
+    def stop(self) -> None:
+        """Let what is under way finish, and try nothing more."""
+        self._stop.set()
+
+    async def _turn(self, tokens: int) -> None:
+        """Wait for a request's place, and as long as the server asked everybody to."""
+        await self.rest(self._pace.reserve(tokens, now=time.monotonic()))
+        while (pause := self._pace.paused(now=time.monotonic())) > 0:
+            await self.rest(pause)
+
+    async def rest(self, seconds: float) -> None:
+        """Sleep; Stopped as soon as the run has to end."""
+        if self._stop.is_set():
+            raise Stopped
+        if seconds <= 0:
+            return
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Stopped
+
+    def _backoff(self, number: int) -> float:
+        limits = self._cfg.client
+        ceiling = min(limits.longest_wait, limits.backoff * 2 ** (number - 1))
+        return float(ceiling * self._random.uniform(0.5, 1.0))
+
+    def _status(self, error: APIStatusError) -> tuple[str, float | None]:
+        """Return (fault, s to wait or None) of a status that may pass; raise for any other."""
+        status = error.status_code
+        if (status not in PASSING and status < 500) or error.code in HOPELESS:
+            raise self._refusal(error) from None
+        wait = retry_after(error.response.headers, now=time.time())
+        if wait is not None:
+            self._pace.pause(wait, now=time.monotonic())
+        return f"status {status}", wait
+
+    def _refusal(self, error: APIStatusError) -> Exception:
+        """Return one sentence for a status that trying again does not change."""
+        cfg, status = self._cfg, error.status_code
+        if error.code in ONE_REQUEST:
+            return Rejected(str(error.code))
+        if status in (401, 403):
+            return RunError(
+                f"{cfg.base_url} refused the key in {cfg.client.key_env} (status {status}); set "
+                "that environment variable to a key that is valid there"
+            )
+        own = error.body.get("message") if isinstance(error.body, dict) else None
+        said = " ".join(self.clean(str(own or error.message)).split())[:SHOWN]
+        if status == 404:
+            return RunError(
+                f"{cfg.base_url} has no model {cfg.model!r}, or is not where its API begins "
+                f"(status 404: {said}); check judge.model and judge.base_url"
+            )
+        return RunError(
+            f"{cfg.base_url} will not take such a request (status {status}: {said}); check "
+            "judge.model and the fields of judge.request"
+        )
+
+    def clean(self, text: str) -> str:
+        """Return a server's words without the key, should it have repeated it."""
+        return text if self._key == NO_KEY else text.replace(self._key, "[key]")
+
+
+def _completion(content: bytes) -> dict[str, Any]:
+    try:
+        return whole(json.loads(content))
+    except ValueError as error:
+        raise LostReply("a reply that is cut off or no JSON") from error
+
+
+def whole(body: Any) -> dict[str, Any]:
+    """Return a chat completion if it is one; LostReply otherwise."""
+    try:
+        message = body["choices"][0]["message"]
+    except (LookupError, TypeError) as error:
+        raise LostReply("a reply that is no chat completion") from error
+    if not isinstance(body, dict) or not isinstance(message, dict):
+        raise LostReply("a reply that is no chat completion")
+    return body
+
+
+def _named(error: Exception) -> str:
+    """Return a fault in words; never an exception's own text, which may hold the request."""
+    if isinstance(error, LostReply):
+        return str(error)
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "a timeout"
+    return "a broken connection" if isinstance(error, APIError) else type(error).__name__

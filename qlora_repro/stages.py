@@ -1,0 +1,58 @@
+"""The stages a run can have, and what each must be given before anything slow begins."""
+
+from pathlib import Path
+
+from qlora_repro.config import RunConfig
+from qlora_repro.errors import ConfigError
+
+STAGES = ("plan", "measure", "train", "eval", "generate", "judge")
+
+
+def check_stages(cfg: RunConfig) -> None:
+    """Refuse a stage that there is not, and one that lacks what it works on."""
+    if not cfg.stages:
+        raise ConfigError(
+            f"stages is empty; write stages=[train,eval], or some of {', '.join(STAGES)}"
+        )
+    for stage in cfg.stages:
+        if stage not in STAGES:
+            raise ConfigError(f"stages has {stage!r}, and knows only {', '.join(STAGES)}")
+    asks = cfg.generate.questions is not None or cfg.generate.name == "procedural"
+    if "generate" in cfg.stages and not asks:
+        raise ConfigError(
+            f"stages has generate, and generate={cfg.generate.name} names no questions; use "
+            "generate=procedural, or generate=local generate.questions=FILE"
+        )
+    if "judge" in cfg.stages:
+        _check_judge(cfg)
+
+
+def _check_judge(cfg: RunConfig) -> None:
+    if cfg.judge.name == "none":
+        raise ConfigError(
+            "stages has judge, and judge=none judges nothing; use judge=reference, which needs no "
+            "key, or judge=gpt4_pairwise"
+        )
+    if cfg.judge.kind == "human" and cfg.judge.votes is None:
+        raise ConfigError(
+            "judge=human counts votes, and judge.votes names none; write judge.votes=FILE, a csv "
+            "that the page of python -m qlora_repro.judge.annotate exports"
+        )
+
+
+def check_paths(cfg: RunConfig) -> None:
+    """Refuse a path that leads nowhere before anything slow is imported or computed."""
+    if cfg.model.source == "local" and not Path(cfg.model.path or "").expanduser().is_dir():
+        raise ConfigError(
+            f"model.path={cfg.model.path} is not a folder; it must be one with config.json, "
+            "*.safetensors and a tokenizer"
+        )
+    files = {
+        "data.path": cfg.data.path if cfg.data.name == "local" else None,
+        "eval.perplexity_file": cfg.eval.perplexity_file,
+        "generate.questions": cfg.generate.questions,
+        "judge.votes": cfg.judge.votes,
+    }
+    for key, path in files.items():
+        if path is not None and not Path(path).expanduser().is_file():
+            raise ConfigError(f"{key}={path} is not a file; it is looked for from {Path.cwd()}")

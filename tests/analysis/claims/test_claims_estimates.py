@@ -1,0 +1,136 @@
+"""Estimates and tests against scipy, statsmodels and counts by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
+
+from analysis.claims.measured import About, equivalence, shift, superiority
+from analysis.claims.ranks import agreement, all_orders, spearman
+from analysis.claims.samples import (
+    Noise,
+    crossed,
+    paired_superiority,
+    plain,
+    pooled_noise,
+    two_groups,
+)
+from analysis.claims.spreads import additive, balanced, more_spread
+from analysis.claims.verdicts import holm
+
+ABOUT = About(part="", unit="", n=8, of="")
+RNG = np.random.default_rng(0)
+BEFORE, AFTER = RNG.normal(0, 1, (2, 12))
+
+
+def test_equivalence_of_pairs_is_statsmodels_ttost() -> None:
+    found = equivalence(plain(BEFORE - AFTER), ABOUT, margin=1.5, test="")
+    assert found.p_for == pytest.approx(ttost_paired(BEFORE, AFTER, -1.5, 1.5)[0])
+
+
+def test_superiority_of_pairs_is_scipys_t_test_and_interval() -> None:
+    found = superiority(plain(BEFORE - AFTER), ABOUT, test="")
+    known = stats.ttest_rel(BEFORE, AFTER, alternative="greater")
+    both = stats.ttest_rel(BEFORE, AFTER).confidence_interval(0.95)
+    assert found.p_for == pytest.approx(known.pvalue)
+    assert found.p_against == pytest.approx(1 - known.pvalue)
+    assert (found.low, found.high) == pytest.approx((both.low, both.high))
+
+
+def test_two_groups_are_welchs_t_test() -> None:
+    found = two_groups(BEFORE, AFTER[:5])
+    known = stats.ttest_ind(BEFORE, AFTER[:5], equal_var=False)
+    assert found.df == pytest.approx(known.df)
+    assert found.effect / found.se == pytest.approx(known.statistic)
+
+
+def test_sign_flips_of_few_pairs_are_counted_one_by_one() -> None:
+    found = paired_superiority(np.arange(1.0, 9.0), ABOUT, resamples=999, fewest=8)
+    assert found.p_for == pytest.approx(1 / 2**8)
+    few = paired_superiority(np.arange(1.0, 9.0), ABOUT, resamples=999, fewest=12)
+    assert few.p_for == pytest.approx(stats.ttest_1samp(np.arange(1.0, 9.0), 0).pvalue / 2)
+
+
+def test_effects_detectable_by_t_are_those_of_statsmodels() -> None:
+    known = TTestPower().solve_power(nobs=15, alpha=0.01, power=0.9, alternative="larger")
+    median = math.sqrt(stats.chi2.median(14) / 14)  # of estimated standard errors
+    found = shift(14, alpha=0.01, power=0.9) * median / math.sqrt(15)
+    assert found == pytest.approx(known, rel=1e-3)
+
+
+def test_seeds_count_when_only_seeds_vary_and_questions_when_only_questions_do() -> None:
+    each = np.array([1.0, 2.0, 4.0])
+    by_seed = crossed(np.repeat(each[:, None], 50, axis=1))
+    assert (by_seed.se, by_seed.df) == pytest.approx((each.std(ddof=1) / math.sqrt(3), 2))
+    wide = RNG.normal(size=50)
+    by_question = crossed(np.tile(wide, (3, 1)))
+    assert by_question.se == pytest.approx(wide.std(ddof=1) / math.sqrt(50))
+    assert by_question.df == pytest.approx(49)
+
+
+def test_noise_of_two_arms_is_that_of_their_difference_by_seed() -> None:
+    means = RNG.normal(size=(2, 6))
+    noise = pooled_noise(means)
+    assert noise.variance == pytest.approx((means[0] - means[1]).var(ddof=1))
+    half = stats.t.isf(0.025, 5) * math.sqrt(noise.variance / 6)
+    assert noise.floor(6) == pytest.approx(half)
+    assert math.isnan(pooled_noise(means[:, :1]).variance)
+
+
+def test_a_difference_within_the_noise_of_repeated_runs_supports_nothing() -> None:
+    values = np.full(20, 0.5) + np.tile([0.01, -0.01], 10)
+    floor = Noise(variance=4, df=10).floor(3)
+    found = paired_superiority(values, ABOUT, resamples=999, fewest=12, floor=floor)
+    assert found.p_for < 0.01
+    assert (found.supports, found.contradicts) == (1, 1)
+
+
+def test_holm_is_statsmodels_holm() -> None:
+    ps = [0.001, 0.2, 0.012, 1.0, 0.03, 0.03, 0.5]
+    assert holm(ps) == pytest.approx(multipletests(ps, method="holm")[1])
+
+
+def test_levels_of_a_grid_are_those_of_analysis_of_variance() -> None:
+    cells = RNG.normal(0, 1, (3, 4, 5)) + np.array([0.0, 1.0, 5.0])[:, None, None]
+    rows = balanced(cells, 0)
+    within = cells.var(axis=2, ddof=1).mean()
+    assert rows.variance == pytest.approx(within / 20)
+    assert rows.df == 48
+    found = more_spread(rows, balanced(cells, 1), ABOUT)
+    assert found.p_for < 1e-6
+    apart = (
+        rows.means.var(ddof=1) - balanced(cells, 1).means.var(ddof=1) + within * (1 / 15 - 1 / 20)
+    )
+    assert found.effect == pytest.approx(math.sqrt(apart))
+
+
+def test_an_additive_grid_leaves_no_noise() -> None:
+    cells = np.add.outer(np.add.outer([0.0, 3.0, 6.0], [0.0, 1.0, 2.0]), [0.0, 0.5, 1.0])
+    data, size, epochs = additive(cells)
+    assert [levels.df for levels in (data, size, epochs)] == [20] * 3
+    assert data.variance == pytest.approx(0, abs=1e-20)
+    assert (data.spread, size.spread, epochs.spread) == pytest.approx((9, 1, 0.25))
+
+
+def test_a_rank_correlation_above_zero_counts_every_order() -> None:
+    x = np.arange(7.0)
+    y = np.array([1.0, 0, 2, 3, 4, 6, 5])
+    found = agreement(spearman(x, y), About(part="", unit="", n=7, of=""), bound=0, above=True)
+    known = stats.permutation_test(
+        (x,),
+        lambda shuffled: spearman(shuffled, y),
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=math.factorial(7),
+    )
+    assert found.p_for == pytest.approx(known.pvalue)
+    assert len(all_orders(7)) == math.factorial(7)
+
+
+def test_too_few_pairs_detect_no_rank_correlation() -> None:
+    about = About(part="", unit="", n=4, of="")
+    assert agreement(0.5, about, bound=0, above=True).detect(0.01, 0.8) is None

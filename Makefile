@@ -51,6 +51,7 @@ bench: setup ## Measure speed and memory of training and quantizing, as ratios t
 	$(BIN)/python -m experiments.bench_judge
 	$(BIN)/python -m experiments.bench_judge_client
 	$(BIN)/python -m experiments.bench_audit
+	$(BIN)/python -m experiments.bench_sweep
 
 test-gpu: setup ## The tests that need CUDA
 	$(BIN)/python -m pytest -m gpu

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from qlora_repro.quant.codebook import codebook
 from qlora_repro.quant.pages import empty
-from qlora_repro.quant.pieces import in_pieces
+from qlora_repro.quant.pieces import in_pieces, one_thread
 from qlora_repro.quant.search import finder, reader
 
 CHUNK = 1 << 17  # weights worked on at a time: their float32 copies fit a core's cache
+READ = 1 << 19  # the same when reading back, which takes fewer and shorter steps
 TINY = 1e-38  # a block of zeros is divided by this instead of by zero
 GRID = 65536  # bitsandbytes' CPU kernel looks 8-bit codes up on a grid of so many points
 
@@ -42,7 +43,8 @@ class DoubleQuant:
         """Return the constants as they are used: (S,) float32."""
         size, book = torch.Size([self.codes.numel()]), codebook(self.code)
         q = Blockwise(self.codes, self.absmax, size, torch.float32, self.blocksize)
-        return dequantize(q, book) + self.offset
+        with one_thread():  # they are few
+            return dequantize(q, book) + self.offset
 
 
 def quantize(weight: Tensor, book: Tensor, *, blocksize: int) -> Blockwise:
@@ -99,7 +101,7 @@ def times_absmax(
             found[whole:].mul_(absmax[-1])
         part.copy_(found)  # a product written to 16 bits at once would go through a copy too
 
-    in_pieces(work, out.numel(), step=_step(size))
+    in_pieces(work, out.numel(), step=_step(size, READ))
     return out.reshape(q.shape)
 
 
@@ -134,9 +136,9 @@ def double_quantize(absmax: Tensor, *, blocksize: int = 256, code: str = "dynami
     return DoubleQuant(codes, second, offset, blocksize, code)
 
 
-def _step(blocksize: int) -> int:
+def _step(blocksize: int, chunk: int = CHUNK) -> int:
     """Return the weights of as many whole blocks as fit a chunk, one at least."""
-    return max(1, CHUNK // blocksize) * blocksize
+    return max(1, chunk // blocksize) * blocksize
 
 
 def _scale(flat: Tensor, absmax: Tensor, *, blocksize: int) -> Tensor:

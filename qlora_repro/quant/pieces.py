@@ -1,7 +1,8 @@
 """Work on a long tensor in pieces that fit a core's cache, each core on pieces of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -25,10 +26,22 @@ def in_pieces(work: Callable[[int, int], None], n: int, *, step: int) -> None:
         run(starts)
         return
     share = -(-len(starts) // threads)
+    with one_thread(), ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(run, starts[i : i + share]) for i in range(share, len(starts), share)]
+        run(starts[:share])  # a core that only waited would be one too few
+        for other in others:
+            other.result()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch's own operations in the thread that calls them.
+
+    Its other threads go on spinning for a while after each operation, on cores wanted here.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, [starts[i : i + share] for i in range(0, len(starts), share)]))
+        yield
     finally:
         torch.set_num_threads(before)

@@ -15,10 +15,10 @@ from omegaconf.errors import (
 
 from qlora_repro.config import BNB_BLOCKSIZES, BNB_DTYPES, FULL_PRECISION, RunConfig
 from qlora_repro.errors import ConfigError
+from qlora_repro.presets import check_epochs, check_scale, settle_classes
 from qlora_repro.stages import check_paths, check_stages
 
 NO_DQ = (*FULL_PRECISION, "int8")  # nothing to quantize twice: no block-wise constants
-GLUE_CLASSES = {"mnli": 3, "stsb": 1}  # the others have two; 1 is a regression
 SEED_END = 2**32  # numpy takes no larger seed
 
 CHOICES: dict[str, Sequence[str]] = {
@@ -80,6 +80,8 @@ def parse(cfg: DictConfig, *, written: Collection[str]) -> RunConfig:
         raise ConfigError(f"{error.full_key} has no value; write {error.full_key}=VALUE") from error
     except InterpolationResolutionError as error:
         why = str(error).splitlines()[0]
+        if own := why.partition("ConfigError raised while resolving interpolation: ")[2]:
+            raise ConfigError(own) from error
         raise ConfigError(f"{error.full_key} refers to a value that is not there: {why}") from error
     except OmegaConfBaseException as error:
         key = str(error.full_key).split("[")[0]
@@ -139,7 +141,8 @@ def check(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
     `written` holds the keys the user wrote on the command line: `dq=true` with a 16-bit dtype is an
     error when it was written and is dropped when it is only the default.
     """
-    for rule in (_check_values, _check_dtype, _check_lora, _check_train, check_paths):
+    rules = (_check_values, _check_dtype, _check_lora, _check_train, check_paths)
+    for rule in (*rules, check_epochs, check_scale, settle_classes):
         rule(cfg)
     if cfg.dtype.name in NO_DQ and cfg.dq:
         if "dq" in written:
@@ -201,19 +204,10 @@ def _check_lora(cfg: RunConfig) -> None:
 
 
 def _check_train(cfg: RunConfig) -> None:
-    train, model = cfg.train, cfg.model
+    train = cfg.train
     if train.max_steps and train.batch_size % train.micro_batch_size:
         raise ConfigError(
             f"train.micro_batch_size={train.micro_batch_size} does not divide "
             f"train.batch_size={train.batch_size}; write train.micro_batch_size={train.batch_size} "
             "or a divisor of it"
         )
-    if model.kind != "classification" or cfg.data.name != "glue":
-        return
-    for task in cfg.data.tasks or filter(None, [cfg.data.config_name]):
-        classes = GLUE_CLASSES.get(task, 2)
-        if model.num_labels != classes:
-            raise ConfigError(
-                f"model.num_labels is {_shown(model.num_labels)}, and the GLUE task {task} needs "
-                f"model.num_labels={classes}"
-            )

@@ -81,7 +81,9 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
         return
     dropped = "dq" in overridden(words) and cfg.dq and not run_cfg.dq
     if any(int(path.name[:5]) < number for path in folder.glob(f"*-{name}.json")):
-        why = f": {_without_dq(run_cfg)}" if dropped or not run_cfg.dq else ""
+        placed = "lora" in overridden(words) and run_cfg.full_finetuning
+        why = ": full fine-tuning has no adapters to place" if placed else ""
+        why = f": {_without_dq(run_cfg)}" if dropped or not (run_cfg.dq or placed) else why
         say(f"\nfolded into an earlier cell{why}")
         keep(folder, record(FOLDED, config=config), name=name)
         return

@@ -1,6 +1,7 @@
 """The run's configuration: types without values. Values live in conf/, and nowhere else."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from qlora_repro.config_judge import JudgeConfig as JudgeConfig  # a section like the others
 
@@ -10,13 +11,23 @@ BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
 
 
 @dataclass
+class LongformConfig:
+    """What Table 9 has for LongForm, whose answers are long."""
+
+    batch_size: int
+    max_steps: int
+
+
+@dataclass
 class TunedConfig:
     """What the paper tunes by model size (Table 9, Appendix B.2); other sections interpolate it."""
 
     lr: float
     dropout: float
+    r: int
     batch_size: int
     max_steps: int
+    longform: LongformConfig
     compute_dtype: str
     gradient_checkpointing: bool
     save_steps: int
@@ -48,7 +59,8 @@ class ModelConfig:
     device: str  # auto, cpu, cuda, cuda:1
     trust_remote_code: bool
     tuned: TunedConfig
-    architecture: ArchitectureConfig | None  # null: planning reads the checkpoint's config.json
+    architecture: ArchitectureConfig | None  # null: planning reads `config`
+    config: dict[str, Any] | None  # of transformers; null: planning reads the checkpoint's
 
 
 @dataclass
@@ -103,6 +115,7 @@ class TrainConfig:
     lr: float
     batch_size: int  # sequences per optimizer step
     micro_batch_size: int  # sequences per forward pass; divides batch_size
+    epochs: float | None  # set: max_steps follows from data.rows
     max_steps: int
     schedule: str
     warmup_steps: int
@@ -186,6 +199,12 @@ class TrackerConfig:
 
 
 @dataclass
+class ScaleConfig:
+    name: str  # paper, or small: a preset's twin that a machine without a GPU can run
+    stand_in: str | None  # small: what stands in for what; it is shown wherever results are
+
+
+@dataclass
 class RunConfig:
     """One cell: everything that `python run.py --cfg job` prints."""
 
@@ -201,12 +220,24 @@ class RunConfig:
     measure: MeasureConfig
     judge: JudgeConfig
     tracker: TrackerConfig
+    scale: ScaleConfig
     stages: list[str]
     seed: int
     results_dir: str
     merge: bool
     rerun: str  # never, or versions: what other package versions made is made again
     on_error: str  # of a cell in a sweep: continue with the others, or stop
+
+    @property
+    def label(self) -> str:
+        """The model as tables name it: one that stands in for the paper's is said to."""
+        return f"stand-in {self.model.name}" if self.scale.stand_in else self.model.name
+
+    @property
+    def note(self) -> str | None:
+        """What a table must say beside its figures, of the weights and of what stands in."""
+        stand_in = f"scale=small: {self.scale.stand_in}" if self.scale.stand_in else None
+        return "; ".join(filter(None, (self.model.note, stand_in))) or None
 
     @property
     def quantized(self) -> bool:

@@ -30,7 +30,7 @@ STAGES = {  # what is skipped -> the stage that asks for it, and whether only a 
 
 def describe(cfg: RunConfig) -> str:
     """Return a cell in words, for headings and for a sweep's rows."""
-    parts = [cfg.model.name, cfg.dtype.name + (" + dq" if cfg.dq else "")]
+    parts = [cfg.label, cfg.dtype.name + (" + dq" if cfg.dq else "")]
     if cfg.dtype.backend == "simulated" and cfg.quantized:
         parts[-1] += " (simulated)"
     if cfg.train.max_steps:
@@ -69,7 +69,7 @@ def result(cell: Cell, *, judged: Sequence[Standing] = ()) -> CellResult:
         label=describe(cfg),
         folder=cell.folder.path,
         model=cfg.model.name,
-        note=cfg.model.note,
+        note=cfg.note,
         limit=cfg.eval.limit,
         before=before,
         after=after,

@@ -183,6 +183,7 @@ class MemoryPlan:
     inference_activations: int
     inference_logits: int
     inference_peak: int
+    stand_in: str | None = None  # what stands in for what, where the run is a smaller twin
 
 
 @dataclass(frozen=True, kw_only=True)

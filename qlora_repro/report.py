@@ -212,6 +212,8 @@ def show(result: CellResult) -> None:
     """Print a run's table, its cost, where it lies and what to try next."""
     if result.before or result.after:
         say(cell_table(result))
+    elif result.note:
+        say(f"{result.model}: {result.note}")
     if result.judged:
         say(judged_table(result.judged, kind=result.judge))
     for line in cost_lines(result):

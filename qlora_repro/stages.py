@@ -17,6 +17,8 @@ def check_stages(cfg: RunConfig) -> None:
     for stage in cfg.stages:
         if stage not in STAGES:
             raise ConfigError(f"stages has {stage!r}, and knows only {', '.join(STAGES)}")
+    if "eval" in cfg.stages:
+        _check_eval(cfg)
     asks = cfg.generate.questions is not None or cfg.generate.name == "procedural"
     if "generate" in cfg.stages and not asks:
         raise ConfigError(
@@ -27,11 +29,32 @@ def check_stages(cfg: RunConfig) -> None:
         _check_judge(cfg)
 
 
+def _check_eval(cfg: RunConfig) -> None:
+    needed: dict[str, dict[str, object]] = {
+        "perplexity": {"eval.perplexity_file=FILE": cfg.eval.perplexity_file},
+        "custom": {
+            "eval.include_path=FOLDER": cfg.eval.include_path,
+            "eval.tasks=[NAME]": cfg.eval.tasks,
+        },
+    }
+    for write, value in needed.get(cfg.eval.name, {}).items():
+        if not value:
+            raise ConfigError(
+                f"{write.partition('=')[0]} has no value, and eval={cfg.eval.name} needs it; "
+                f"write {write}"
+            )
+
+
 def _check_judge(cfg: RunConfig) -> None:
     if cfg.judge.name == "none":
         raise ConfigError(
             "stages has judge, and judge=none judges nothing; use judge=reference, which needs no "
             "key, or judge=gpt4_pairwise"
+        )
+    if not cfg.judge.opponent:
+        raise ConfigError(
+            f"judge.opponent has no value, and judge={cfg.judge.name} compares with it; write "
+            "judge.opponent=FILE of answers, the id of a run, base, or a list of these"
         )
     if cfg.judge.kind == "human" and cfg.judge.votes is None:
         raise ConfigError(

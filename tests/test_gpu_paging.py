@@ -73,6 +73,7 @@ def trained(optim: str, rows: list[Row], folder: Path, watch: list[Any]) -> Mapp
         lr=1e-4,
         batch_size=4,
         micro_batch_size=4,
+        epochs=None,
         max_steps=STEPS,
         schedule="constant",
         warmup_steps=0,

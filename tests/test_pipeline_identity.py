@@ -33,9 +33,11 @@ NOT_DECISIVE = {
     "model.device",
     "model.note",
     "model.architecture",  # follows from the checkpoint
+    "model.config",
     "model.tuned",  # read through the sections that refer to it
     "data.max_truncated",  # fails a run or does not
     "train.name",
+    "train.epochs",  # max_steps follows from it
     "train.save_steps",
     "train.keep_checkpoints",
     "train.log_steps",
@@ -52,6 +54,7 @@ NOT_DECISIVE = {
     "judge.prices",
     "judge.batch_discount",
     "tracker",
+    "scale",  # what a run stands in for
     "stages",
     "results_dir",
     "merge",

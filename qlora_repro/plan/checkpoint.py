@@ -65,20 +65,26 @@ def _linear(model: Any, name: str) -> Linear:
 
 
 def _empty(model: ModelConfig) -> Any:
-    """Return the model on the meta device."""
-    where = _folder(model)
+    """Return the model on the meta device, from `model.config` or from its config.json."""
     code = {"trust_remote_code": model.trust_remote_code}
     labels = {"num_labels": model.num_labels} if model.kind == "classification" else {}
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(where, **code, **labels)
+            config = _config(model, **code, **labels)
             with torch.device("meta"):
                 return KINDS[model.kind].from_config(config, **code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            f"{where}: planning needs its config.json, which cannot be read "
+            f"{model.path or model.name}: planning needs its config.json, which cannot be read "
             f"({' '.join(str(error).split())[:200]}); a whole checkpoint is needed"
         ) from error
+
+
+def _config(model: ModelConfig, **known: Any) -> Any:
+    if model.config is None:
+        return AutoConfig.from_pretrained(_folder(model), **known)
+    sizes = {name: value for name, value in model.config.items() if name != "model_type"}
+    return AutoConfig.for_model(model.config["model_type"], **sizes, **known)
 
 
 def _folder(model: ModelConfig) -> Path:

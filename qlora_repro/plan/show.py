@@ -33,7 +33,8 @@ def describe(found: MemoryPlan) -> str:
     """Return a run in words."""
     dtype = found.dtype + (" + dq" if found.dq else "") + (" (simulated)" * found.simulated)
     lora = "full fine-tuning" if found.r is None else f"lora {found.lora} r={found.r}"
-    return f"{found.model}, {dtype}, {lora}, {found.rows} x {found.length} tokens, {found.optim}"
+    model = f"stand-in {found.model}" if found.stand_in else found.model
+    return f"{model}, {dtype}, {lora}, {found.rows} x {found.length} tokens, {found.optim}"
 
 
 def table(found: MemoryPlan) -> Table:

@@ -33,6 +33,8 @@ def plan(cfg: RunConfig) -> MemoryPlan:
     folder = open_store(cfg.results_dir).folder(slug(cfg, tuned=True), key(cfg, "train"))
     say(f"memory predicted for {show.describe(found)}")
     say(show.table(found))
+    if cfg.scale.stand_in:
+        say(f"scale=small: {cfg.scale.stand_in}")
     for line in show.lines(found, cfg.plan):
         say(line)
     say(todo(cfg).words())
@@ -62,6 +64,7 @@ def _record(
         model=cfg.model.name,
         dtype=asked.dtype,
         dq=asked.dq,
+        stand_in=cfg.scale.stand_in,
         simulated=asked.backend == "simulated" and cfg.quantized,
         lora=cfg.lora.target,
         r=None if cfg.full_finetuning else asked.r,

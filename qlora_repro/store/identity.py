@@ -23,8 +23,8 @@ DECIDES = {
 }
 # Where it runs, what is kept and printed on the way: none of it changes a result.
 IRRELEVANT = {
-    "model": ("tuned", "device", "note", "architecture"),
-    "train": ("name", "save_steps", "keep_checkpoints", "log_steps"),
+    "model": ("tuned", "device", "note", "architecture", "config"),
+    "train": ("name", "epochs", "save_steps", "keep_checkpoints", "log_steps"),
     "data": ("max_truncated",),
     "eval": ("name",),
     "generate": ("name",),

@@ -54,7 +54,7 @@ CASES = {
         words=["data=local", "data.path=none.csv"], says=["data.path=none.csv is not a file"]
     ),
     "classes_of_glue": Case(
-        words=["model=roberta_base", "data=glue", "data.tasks=[mnli]"],
+        words=["model=roberta_base", "data=glue", "data.tasks=[mnli]", "model.num_labels=2"],
         says=["model.num_labels is 2", "mnli needs model.num_labels=3"],
     ),
     "second_cell_of_a_sweep": Case(

@@ -9,7 +9,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from qlora_repro.config import DtypeConfig, ModelConfig, TunedConfig
+from qlora_repro.config import DtypeConfig, LongformConfig, ModelConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model import load
 from qlora_repro.model.load import Loaded, load_base, load_trained
@@ -22,7 +22,7 @@ SIMULATED = DtypeConfig("nf4", 64, "float32", "simulated", "dynamic8")
 
 
 def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> ModelConfig:
-    tuned = TunedConfig(1e-3, 0.0, 4, 4, "float32", False, 2, 4)
+    tuned = TunedConfig(1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", False, 2, 4)
     values: dict[str, Any] = {
         "name": "mine",
         "kind": kind,
@@ -35,6 +35,7 @@ def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> Mo
         "trust_remote_code": False,
         "tuned": tuned,
         "architecture": None,
+        "config": None,
     }
     return ModelConfig(**(values | changes))
 

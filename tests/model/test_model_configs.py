@@ -38,7 +38,7 @@ def test_option_states_every_field_and_its_own_name(
     assert model.name == name
     assert model.kind in KINDS
     assert model.source in SOURCES
-    assert (model.num_labels is not None) == (model.kind == "classification")
+    assert model.num_labels is None  # the task or the user brings it
     assert (model.path is None) == (model.source in ("embedded", "random"))
     assert model.source != "hub" or (model.revision and model.path.count("/") == 1)  # type: ignore[union-attr]
     assert not model.trust_remote_code

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qlora_repro.config import DtypeConfig, ModelConfig, TunedConfig
+from qlora_repro.config import DtypeConfig, LongformConfig, ModelConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import tiny_checkpoint
@@ -34,8 +34,9 @@ def loads(path: Path | None, **changes: Any) -> None:
         "num_labels": None,
         "device": "cpu",
         "trust_remote_code": False,
-        "tuned": TunedConfig(1e-3, 0.0, 4, 4, "float32", False, 2, 4),
+        "tuned": TunedConfig(1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", False, 2, 4),
         "architecture": None,
+        "config": None,
     }
     load_base(ModelConfig(**(values | changes)), BF16, dq=False)
 

@@ -22,6 +22,7 @@ CFG = TrainConfig(
     lr=1e-2,
     batch_size=4,
     micro_batch_size=2,
+    epochs=None,
     max_steps=12,
     schedule="constant",
     warmup_steps=0,

@@ -161,14 +161,18 @@ def _check_values(cfg: RunConfig) -> None:
         if _of(cfg, key) not in names:
             raise ConfigError(f"{key} is {_of(cfg, key)!r}, and must be one of {', '.join(names)}")
     for key, low in ((key, low) for low, keys in AT_LEAST.items() for key in keys):
-        value = _of(cfg, key)
-        if value is not None and not value >= low:  # so that nan is refused too
-            raise ConfigError(f"{key} is {value}, and must be at least {low}")
+        at_least(key, _of(cfg, key), low)
     for key, high in BELOW.items():
         if not 0 <= _of(cfg, key) < high:
             raise ConfigError(f"{key} is {_of(cfg, key)}, and must be in [0, {high})")
     if not 0 < cfg.generate.top_p <= 1:
         raise ConfigError(f"generate.top_p is {cfg.generate.top_p}, and must be in (0, 1]")
+
+
+def at_least(key: str, value: float | None, low: float) -> None:
+    """Refuse a number under the least that a setting takes; null passes."""
+    if value is not None and not value >= low:  # so that nan is refused too
+        raise ConfigError(f"{key} is {value}, and must be at least {low:g}")
 
 
 def _check_dtype(cfg: RunConfig) -> None:

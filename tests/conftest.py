@@ -2,6 +2,7 @@
 
 import os
 import random
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,3 +73,16 @@ def configured() -> Iterator[Callable[..., RunConfig]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QLORA_REPRO_ROOT", str(ROOT))
         yield make
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, mounted with the test's options ("size=5m", "ro,size=1m")."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(folder)]
+    made = subprocess.run(mount, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -1,16 +1,17 @@
 """A paged optimizer on a device with no room left: training goes on, and ends the same."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from plain_training import TRAIN
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-from qlora_repro.config import TrainConfig
 from qlora_repro.data.collate import causal
 from qlora_repro.data.encode import Row
 from qlora_repro.train.loop import Job, train
@@ -67,25 +68,14 @@ def weights(model: PeftModel) -> dict[str, Tensor]:
 
 def trained(optim: str, rows: list[Row], folder: Path, watch: list[Any]) -> Mapping[str, Tensor]:
     """Train a fresh adapter; return its weights."""
-    cfg = TrainConfig(
-        name="qlora",
+    cfg = replace(
+        TRAIN,
         optim=optim,
         lr=1e-4,
-        batch_size=4,
         micro_batch_size=4,
-        epochs=None,
         max_steps=STEPS,
-        schedule="constant",
-        warmup_steps=0,
-        max_grad_norm=0.3,
-        beta2=0.999,
-        weight_decay=0.0,
-        gradient_checkpointing=False,
         group_by_length=False,
-        packing=False,
         save_steps=0,
-        keep_checkpoints=1,
-        log_steps=1,
     )
     model = adapted()
     job = Job(

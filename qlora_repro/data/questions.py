@@ -1,13 +1,13 @@
 """Questions that answers are generated to: a file of them, or held-out procedural ones."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qlora_repro.config import GenerateConfig
 from qlora_repro.data import procedural
+from qlora_repro.data.json_lines import json_lines
 from qlora_repro.errors import ConfigError, DataError
 
 TEXT_KEYS = ("text", "question", "prompt")  # of a question file's lines, the first one found
@@ -79,15 +79,12 @@ def read_questions(path: str) -> list[Question]:
     around the authors' OpenAssistant questions come off: the template puts them back. Raises
     DataError, with the line, for a file that is not like this.
     """
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"generate.questions is {path}, which cannot be read ({type(error).__name__}); name a "
-            "file of json lines"
-        ) from error
-    rows = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
-    found = [_question(line, where=where) for where, line in rows if line.strip()]
+    rows = json_lines(
+        Path(path).expanduser(),
+        subject=f"generate.questions is {path}, which",
+        instead="name a file of json lines",
+    )
+    found = [_question(row, where=where) for where, row in rows]
     if not found:
         raise DataError(f"generate.questions is {path}, which holds no question")
     ids = [question.question_id for question in found]
@@ -96,11 +93,7 @@ def read_questions(path: str) -> list[Question]:
     return found
 
 
-def _question(line: str, *, where: str) -> Question:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error.msg}); one object a line is read") from error
+def _question(row: Any, *, where: str) -> Question:
     if not isinstance(row, dict) or "question_id" not in row:
         raise DataError(f"{where} has no question_id; each line needs question_id and text")
     text = next((row[key] for key in TEXT_KEYS if key in row), None)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_repro.console import say, sentence
+from qlora_repro.data.json_lines import json_lines
 from qlora_repro.errors import ConfigError, DataError, QloraError
 from qlora_repro.judge.matches import pair
 from qlora_repro.judge.systems import find_system
@@ -101,22 +102,11 @@ def _policy(template: str) -> str:
 
 def read_matches(path: Path) -> list[Match]:
     """Read a match list: json lines with the fields of Match; DataError, with the line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}); give json lines of matches, or two "
-            "runs"
-        ) from error
-    rows = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
-    return [_match(line, where=where) for where, line in rows if line.strip()]
+    rows = json_lines(path, subject=str(path), instead="give json lines of matches, or two runs")
+    return [_match(row, where=where) for where, row in rows]
 
 
-def _match(line: str, *, where: str) -> Match:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error.msg}); one object a line is read") from error
+def _match(row: Any, *, where: str) -> Match:
     lacking = [name for name in NEEDED if not isinstance(row, dict) or name not in row]
     if lacking:
         raise DataError(f"{where} has no {lacking[0]}; a match needs {', '.join(NEEDED)}")

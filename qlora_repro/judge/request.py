@@ -4,6 +4,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
+from qlora_repro.checks import at_least
 from qlora_repro.config import JudgeConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.judge.protocol import ASKED_FIELDS, messages, response_format
@@ -77,8 +78,7 @@ def _check_numbers(cfg: JudgeConfig) -> None:
         ("max_cost", cfg.max_cost, 0),
     ]
     for name, value, low in lows:
-        if value is not None and not value >= low:  # so that nan is refused too
-            raise ConfigError(f"judge.{name} is {value}, and must be at least {low:g}")
+        at_least(f"judge.{name}", value, low)
 
 
 def _check_address(base_url: str) -> None:

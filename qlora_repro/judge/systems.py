@@ -1,13 +1,13 @@
 """Who takes part in a match: a run of the store, or a file of answers; found by its name."""
 
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qlora_repro.data.json_lines import json_lines
 from qlora_repro.data.questions import Question
 from qlora_repro.errors import ConfigError, DataError
 from qlora_repro.records import Generation
@@ -136,29 +136,19 @@ def read_answers(path: Path) -> System:
 
     The generation files of the authors' release are read too. Raises DataError, with the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}); name a file of json lines"
-        ) from error
     answers: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            question_id, answer = _answer(line, where=f"{path}, line {number}")
-            if question_id in answers:
-                raise DataError(f"{path}, line {number} answers {question_id!r} a second time")
-            answers[question_id] = answer
+    rows = json_lines(path, subject=str(path), instead="name a file of json lines")
+    for where, row in rows:
+        question_id, answer = _answer(row, where=where)
+        if question_id in answers:
+            raise DataError(f"{where} answers {question_id!r} a second time")
+        answers[question_id] = answer
     if not answers:
         raise DataError(f"{path} holds no answer; each line needs question_id and answer")
     return System(name=path.stem, run="", answers=answers, asked={}, benchmark="")
 
 
-def _answer(line: str, *, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error.msg}); one object a line is read") from error
+def _answer(row: Any, *, where: str) -> tuple[str, str]:
     if not isinstance(row, dict):
         raise DataError(f"{where} is not an object; each line needs question_id and answer")
     return str(_first(row, ID_KEYS, where=where)), str(_first(row, ANSWER_KEYS, where=where))

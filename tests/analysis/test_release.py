@@ -1,11 +1,11 @@
 """Importing the authors' files: which answer was shown first, and that it gives what is shipped."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from release_folder import RELEASE
 
 from analysis.__main__ import main
 from analysis.release import compared, import_release, shown, system, systems, with_humans
@@ -14,7 +14,7 @@ from qlora_repro.errors import DataError
 from qlora_repro.store.verdicts import released
 
 ROOT = Path(__file__).resolve().parents[2]
-RAW = Path(os.environ.get("QLORA_SHARED", ROOT.parent / "shared")) / "qlora-release" / "raw"
+RAW = RELEASE / "raw"
 FOLDER = "eval/ratings-gpt4/vicuna/relative-gpt-3.5"
 
 

@@ -2,9 +2,7 @@
 
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from os import kill
 from pathlib import Path
 
@@ -52,21 +50,10 @@ def test_a_deleted_or_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path
     assert step < int(newest.name.split("-")[1])
 
 
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)]
-    made = subprocess.run(mount, capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
+@pytest.mark.parametrize("disk", ["ro,size=1m"], indirect=True)
 def test_a_read_only_results_folder_is_refused_before_anything_is_loaded(
-    read_only: Path, tmp_path: Path
+    disk: Path, tmp_path: Path
 ) -> None:
     sentence = command(tmp_path, *WORDS, "results_dir=disk/results").refusal()
     assert "results_dir=disk/results cannot be written: Read-only file system" in sentence
-    assert list(read_only.iterdir()) == []
+    assert list(disk.iterdir()) == []

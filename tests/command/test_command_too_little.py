@@ -3,29 +3,17 @@
 import re
 import resource
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from running import command, end, read_until, start
 
-MOUNT = ["mount", "-t", "tmpfs", "-o"]
+ONE_CHECKPOINT = "size=5m"  # one takes 3.1 MB
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that holds one checkpoint (3.1 MB) and not two."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    made = subprocess.run([*MOUNT, "size=5m", "tmpfs", str(disk)], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
+@pytest.mark.parametrize("disk", [ONE_CHECKPOINT], indirect=True)
 def test_a_disk_that_fills_keeps_the_last_checkpoint_and_a_rerun_with_space_goes_on(
-    small_disk: Path, tmp_path: Path
+    disk: Path, tmp_path: Path
 ) -> None:
     words = ["model=tiny", "stages=[train]", "train.max_steps=6", "train.save_steps=2"]
     words.append("results_dir=disk")
@@ -33,14 +21,14 @@ def test_a_disk_that_fills_keeps_the_last_checkpoint_and_a_rerun_with_space_goes
     assert "the disk under disk/" in sentence
     assert "step 2 is kept" in sentence
     assert "free some space and run the same command again" in sentence
-    marks = list(small_disk.glob("*/checkpoints/*/whole.json"))
+    marks = list(disk.glob("*/checkpoints/*/whole.json"))
     assert [mark.parent.name for mark in marks] == ["checkpoint-2"]
-    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     finished = command(tmp_path, *words)
     assert (finished.code, finished.err) == (0, "")
     assert "taken up at step 2 of 6" in finished.out
-    assert len(list(small_disk.glob("*/adapter/adapter_model.safetensors"))) == 1
-    assert not list(small_disk.glob("*/checkpoints"))
+    assert len(list(disk.glob("*/adapter/adapter_model.safetensors"))) == 1
+    assert not list(disk.glob("*/checkpoints"))
 
 
 def test_lack_of_memory_is_refused_with_the_estimate_and_what_to_lower(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Prompts: what a judge is shown, and that an answer cannot pose as anything else."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from release_folder import RELEASE
 
 from qlora_repro.config import JudgeConfig, RunConfig
 from qlora_repro.errors import ConfigError
@@ -18,8 +18,7 @@ from qlora_repro.judge.request import request
 from qlora_repro.records import Match
 
 Configured = Callable[..., RunConfig]
-SHARED = Path(os.environ.get("QLORA_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-PROMPTS = SHARED / "qlora-release" / "raw" / "eval" / "prompts"
+PROMPTS = RELEASE / "raw" / "eval" / "prompts"
 MATCH = Match(
     question_id="1",
     question="What is 1 + 1?",

@@ -2,18 +2,15 @@
 
 import gzip
 import json
-import os
 from collections import Counter
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
+from release_folder import RELEASE
 
 from qlora_repro.judge.parse import PARSERS, Reading
 
-SHARED = Path(os.environ.get("QLORA_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-RELEASE = SHARED / "qlora-release"
 FAILURES = RELEASE / "parse_failures.jsonl.gz"
 RATINGS = RELEASE / "raw" / "eval" / "ratings-gpt4"
 SIDES = {"a": "first", "b": "second", "tie": "tie", None: None}

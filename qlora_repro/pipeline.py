@@ -16,6 +16,7 @@ from qlora_repro import chat, manifest
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, progress, say
 from qlora_repro.data.sources import examples, fingerprint, split_holdout
+from qlora_repro.data.wrong import misanswered
 from qlora_repro.errors import ConfigError
 from qlora_repro.eval.reference import reference
 from qlora_repro.eval.stage import Beside, score
@@ -101,7 +102,9 @@ def _rows(cfg: RunConfig) -> tuple[list[Example], list[Example]]:
         return [], []
 
     def read() -> tuple[list[Example], list[Example]]:
-        return split_holdout(examples(cfg.data), holdout=cfg.data.holdout, seed=cfg.data.seed)
+        every = examples(cfg.data)
+        kept, held_out = split_holdout(every, holdout=cfg.data.holdout, seed=cfg.data.seed)
+        return misanswered(kept, share=cfg.data.wrong, seed=cfg.data.seed), held_out
 
     found: tuple[list[Example], list[Example]] = EXAMPLES.get(_data_name(cfg), read)
     return found

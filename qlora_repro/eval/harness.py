@@ -28,21 +28,19 @@ def evaluate(
     cfg: EvalConfig,
     *,
     run_id: str,
-    procedural_tasks: list[str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[list[Metric], list[Answer]]:
     """Score the live model on `cfg.tasks` and leave it, and every random state, as they were.
 
-    `procedural_tasks` picks among the embedded tasks' question kinds (None: all);
-    `on_progress(done, total)` counts requests. lm-eval's response cache, which knows nothing of
-    the model, is never used. Raises ConfigError for a task that does not exist or does not fit the
+    `on_progress(done, total)` counts requests. lm-eval's response cache, which knows nothing of the
+    model, is never used. Raises ConfigError for a task that does not exist or does not fit the
     model, DataError for data that cannot be read.
     """
     if not cfg.tasks:
         return [], []
     _check_model(model, tokenizer, cfg)
     with quiet(on_progress), untouched(model, tokenizer):
-        tasks, groups = _load(cfg, procedural_tasks)
+        tasks, groups = _load(cfg)
         lm = _language_model(model, tokenizer, cfg, names=list(tasks))
         random.seed(0)  # lm-eval's own three seeds, for tasks that sample
         np.random.seed(SEED)
@@ -97,11 +95,11 @@ def _language_model(model: Any, tokenizer: Any, cfg: EvalConfig, *, names: list[
     )
 
 
-def _load(cfg: EvalConfig, procedural_tasks: list[str] | None) -> Loaded:
+def _load(cfg: EvalConfig) -> Loaded:
     manager = registry.find(cfg.tasks, include_path=cfg.include_path)
     questions: Sequence[procedural.Question] = []
     if any(name in procedural.DOCS for name in cfg.tasks):
-        questions = procedural.held_out(procedural_tasks, per_task=cfg.n, seed=cfg.seed)
+        questions = procedural.held_out(cfg.kinds, per_task=cfg.n, seed=cfg.seed)
     tasks: dict[str, Any] = {}
     groups: dict[str, Any] = {}
     for name in cfg.tasks:

@@ -35,6 +35,7 @@ def config(path: Path | str, **changes: Any) -> DataConfig:
         "tasks": None,
         "rows": None,
         "holdout": 0,
+        "wrong": 0.0,
         "seed": 0,
         "max_source_len": 64,
         "max_target_len": 8,

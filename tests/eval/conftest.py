@@ -53,6 +53,7 @@ def eval_config() -> Any:
             "include_path": None,
             "apply_chat_template": False,
             "template": "plain",
+            "kinds": None,
             "n": 3,
             "seed": 1,
             "perplexity_file": None,

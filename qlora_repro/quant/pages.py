@@ -1,26 +1,25 @@
-"""Memory for a large result, in pages large enough that touching them first costs little."""
+"""Memory for results of many megabytes, in large pages where the kernel lends them."""
 
-import contextlib
+import ctypes
 import mmap
 
 import torch
 from torch import Tensor
 
-HUGE = 1 << 21  # bytes of a huge page on x86-64 and most of ARM
-LEAST = 2 * HUGE  # bytes; a smaller result has too few whole ones in it
+LEAST = 1 << 22  # bytes; below it large pages are not worth a call to the kernel
 
 
 def empty(n: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return (n,) uninitialized values, in huge pages where the kernel lends them.
 
-    A fresh tensor is mapped page by page as it is written to: the 8,192 pages of a 4096 x 4096 bf16
-    result take longer than dequantizing into them. The memory goes back when the tensor does.
+    Fresh memory is mapped page by page as it is written to: the 8,192 pages of a 4096 x 4096 bf16
+    result take longer than dequantizing into them. Memory that is mapped already stays as it is.
     """
-    size = n * dtype.itemsize
-    if device.type != "cpu" or size < LEAST or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(n, dtype=dtype, device=device)
-    held = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them: plain pages do
-        held.madvise(mmap.MADV_HUGEPAGE)
-    start = -torch.frombuffer(held, dtype=torch.uint8).data_ptr() % HUGE
-    return torch.frombuffer(memoryview(held)[start : start + size], dtype=dtype)
+    made = torch.empty(n, dtype=dtype, device=device)
+    size, start = made.nbytes, made.data_ptr()
+    if device.type == "cpu" and size >= LEAST and hasattr(mmap, "MADV_HUGEPAGE"):
+        begin = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        whole = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE - begin
+        advise = ctypes.CDLL(None).madvise  # a kernel without huge pages refuses: plain ones do
+        advise(ctypes.c_void_p(begin), ctypes.c_size_t(whole), mmap.MADV_HUGEPAGE)
+    return made

@@ -80,6 +80,14 @@ def import_release(asked: argparse.Namespace) -> None:
         say(line)
 
 
+def publish(asked: argparse.Namespace) -> None:
+    """Copy finished runs as evidence: every record and manifest, no weights, text by block."""
+    from analysis.publish import publish as run
+
+    for line in run(asked.results, asked.out):
+        say(line)
+
+
 def status(asked: argparse.Namespace) -> None:
     """Show what each run is doing, once or, with `watch`, until Ctrl-C."""
     from analysis.status import runs, table
@@ -103,15 +111,16 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line: a command, and what it takes."""
     made = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for run in (tables, figures, audit, claims, import_release, status):
+    for run in (tables, figures, audit, claims, publish, import_release, status):
         name = run.__name__.replace("_", "-")
         text = str(run.__doc__)
         one = commands.add_parser(name, help=text.rstrip("."), description=text)
         one.set_defaults(run=run)
         if run is not status:
-            one.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
-        if run in (tables, figures, claims, status):
-            there = RUNS if run is status else RESULTS
+            to = RESULTS if run is publish else OUT
+            one.add_argument("--out", type=Path, default=to, help="default: %(default)s")
+        if run in (tables, figures, claims, publish, status):
+            there = RUNS if run in (status, publish) else RESULTS
             one.add_argument("--results", type=Path, default=there, help="default: %(default)s")
         if run in (tables, figures):
             one.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")

@@ -15,6 +15,7 @@ from qlora_repro.attempt import BAD, attempt
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, say
 from qlora_repro.errors import ConfigError, RunError
+from qlora_repro.store.blocks import TOKENS, in_blocks
 from qlora_repro.store.done import STEPS, find_cell
 from qlora_repro.store.origin import versions
 from qlora_repro.store.runs import open_store, read_document, read_lines
@@ -107,8 +108,10 @@ def compare(one: Path, two: Path) -> Iterator[Compared]:
     names = {path.name for kind in KINDS for path in one.glob(kind)}
     for name in sorted(names):
         there = (two / name).exists()
-        rows = [_facts(read_lines(folder / name)) for folder in (one, *([two] if there else []))]
-        yield _compared(name, rows[0], rows[1] if there else {})
+        before, now = read_lines(one / name), read_lines(two / name) if there else []
+        if size := max((row.get(TOKENS, 0) for row in before), default=0):
+            now = list(in_blocks(now, size))  # the run was published
+        yield _compared(name, _facts(before), _facts(now))
     for weights in ("adapter", "model"):
         entries = [entered(folder / weights) for folder in (one, two)]
         if entries[0] is None:

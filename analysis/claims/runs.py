@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.fig3_zeroshot_by_bits import model_bits
 from analysis.read import manifests, settings
-from qlora_repro.store.runs import read_lines
+from qlora_repro.store.blocks import read_answers
 
 Array = NDArray[np.float64]
 PERPLEXITY = "perplexity"
@@ -92,7 +92,7 @@ def load(root: Path) -> list[Run]:
 @cache
 def _answers(path: Path) -> dict[tuple[str, str], pd.Series]:
     """Return values by (task, metric), indexed by document; an answer without a score is NaN."""
-    frame = pd.DataFrame(read_lines(path))
+    frame = pd.DataFrame(read_answers(path))
     if frame.empty:
         return {}
     frame = frame.sort_values("doc_id", kind="stable")

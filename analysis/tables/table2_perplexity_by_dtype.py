@@ -16,7 +16,7 @@ from analysis.table import Table
 from qlora_repro.config import FULL_PRECISION
 from qlora_repro.records import Answer
 from qlora_repro.stats import block_interval, paired
-from qlora_repro.store.runs import read_lines
+from qlora_repro.store.blocks import read_answers
 
 PAPER = Path(__file__).parents[1] / "paper" / "table2_perplexity_by_dtype.csv"
 COLUMNS = (
@@ -89,7 +89,7 @@ def readings(root: Path) -> Iterator[Reading]:
 
 @cache
 def _answers(path: Path) -> tuple[Answer, ...]:
-    rows = [Answer(**row) for row in read_lines(path)]
+    rows = [Answer(**row) for row in read_answers(path)]
     return tuple(sorted(rows, key=lambda answer: answer.doc_id))
 
 

@@ -1,0 +1,54 @@
+"""Runs as evidence: what a run recorded, in a form that is small enough to keep with the code."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from analysis.read import manifests, settings
+from qlora_repro.errors import StoreError
+from qlora_repro.store.blocks import in_blocks
+from qlora_repro.store.runs import open_store, read_document, read_lines
+from qlora_repro.store.whole import MARK, write_vouched, write_whole
+
+LEFT = ("whole.json", "progress.json", "summary-", "generations-")
+WEIGHTS = ("adapter", "model")  # of which the digests are kept
+
+
+def publish(results: Path, out: Path) -> Iterator[str]:
+    """Copy every finished run of a results folder into another, and yield a sentence on each.
+
+    All records, settings and manifests come along, and the digests of the weights; the weights and
+    generated texts do not. A text's tokens are averaged over the blocks that statistics draw. Runs
+    that are there already are written again. Raises StoreError for records that are torn.
+    """
+    if results.resolve() == out.resolve():
+        raise StoreError(f"--results and --out are both {out}; runs are copied from one to another")
+    found = list(manifests(results))
+    open_store(out)
+    for folder, manifest in found:
+        if "train" in manifest["decided_by"] and not (folder / "train.json").exists():
+            yield f"{folder.name}: left out, its training is not finished"
+            continue
+        _copy(folder, out / folder.name)
+        dirty = manifest["provenance"]["dirty"]
+        yield folder.name + (": of code with uncommitted changes" if dirty else "")
+
+
+def _copy(folder: Path, into: Path) -> None:
+    for path in sorted(folder.glob("*.json*")):
+        if path.name.startswith(LEFT):
+            continue
+        read_document(path) if path.suffix == ".json" else read_lines(path)  # or it is torn
+        answers = path.name.startswith("answers-")
+        text = _answers(path) if answers else path.read_text(encoding="utf-8")
+        write_vouched(into / path.name, text)
+    for marked in [folder / name / MARK for name in WEIGHTS]:
+        if marked.exists():
+            write_whole(into / marked.parent.name / MARK, marked.read_text(encoding="utf-8"))
+
+
+def _answers(path: Path) -> str:
+    folder, digest = path.parent, path.stem.rpartition("-")[2]
+    asked = settings(folder.parent, folder.name, digest).get("eval", {})
+    size = int(asked.get("perplexity_window") or 1)
+    return "".join(json.dumps(row) + "\n" for row in in_blocks(read_lines(path), size))

@@ -117,7 +117,7 @@ def nf4_is_best(runs: Sequence[Run], fixed: Fixed) -> list[Part]:
         Missing(
             part="NF4 over FP4 and Int4, and NF4 + DQ against NF4",
             needs="perplexities of an untuned model in these types, as "
-            "experiments=table2_perplexity_by_dtype measures them",
+            "experiments=table2_perplexity_by_dtype scale=small measures them",
         )
     ]
 

@@ -4,6 +4,8 @@ import errno
 import gc
 import traceback
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note
@@ -73,9 +75,20 @@ def _run(cfg: RunConfig, *, wait: bool) -> Outcome:
         found = skipped(cell)
         show(found)
         return Outcome(state=SKIPPED, result=found)
-    from qlora_repro import pipeline  # torch and all
+    return Outcome(state=DONE, result=_pipeline().run(cfg, wait=wait))
 
-    return Outcome(state=DONE, result=pipeline.run(cfg, wait=wait))
+
+@cache
+def _pipeline() -> Any:
+    """Import torch and all, once it is needed.
+
+    Nothing of what the imports leave is ever let go, and a collection after each cell need not look
+    at it: that would take longer than all else that a cell of a small model costs beside training.
+    """
+    from qlora_repro import pipeline
+
+    gc.freeze()
+    return pipeline
 
 
 def _word(error: Exception) -> Outcome:

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qlora_repro import checks
 from qlora_repro.attempt import BAD, BUSY, REFUSED, Outcome, attempt
+from qlora_repro.composing import composed_once
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say, sentence
 from qlora_repro.errors import ConfigError, QloraError
@@ -123,7 +124,8 @@ def report_errors(main: Callable[[], None]) -> int:
             replay(sys.argv[1:])
             return 0
         sys.argv[1:] = arranged(sys.argv[1:])
-        main()
+        with composed_once():
+            main()
     except QloraError as error:
         sentence(str(error))
         return 1

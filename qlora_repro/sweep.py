@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -61,11 +62,11 @@ class Record:
     @property
     def label(self) -> str:
         """Return the cell in words."""
-        cfg = self.run_config()
-        return " ".join(self.words) if cfg is None else describe(cfg)
+        return " ".join(self.words) if self.run_config is None else describe(self.run_config)
 
+    @cached_property
     def run_config(self) -> RunConfig | None:
-        """Return the checked configuration again."""
+        """The checked configuration again."""
         return (
             None if self.config is None else checks.parse(OmegaConf.create(self.config), written=())
         )
@@ -124,11 +125,12 @@ class Report(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Take the busy cells up again, show the tables; SystemExit with 1 when a cell failed."""
         folder = Path(str(config.hydra.sweep.dir))
-        for record in records(folder):
-            cfg = record.run_config()
-            if record.state == BUSY and cfg is not None:
-                self._again(folder, record, cfg)
         done = records(folder)
+        busy = [record for record in done if record.state == BUSY]
+        for record in busy:
+            if record.run_config is not None:
+                self._again(folder, record, record.run_config)
+        done = records(folder) if busy else done
         show(done)
         bad = [record for record in done if record.state in BAD or record.state == RUNNING]
         if bad:
@@ -149,7 +151,7 @@ def show(done: Sequence[Record]) -> None:
     shown = [record for record in done if record.state != FOLDED]
     if len(shown) < 2:
         return
-    configs = [record.run_config() for record in shown]
+    configs = [record.run_config for record in shown]
     _show_plans([cfg for cfg in configs if cfg is not None and "plan" in cfg.stages])
     labels = labelled(shown)
     found = [_result(cfg, r.state) for r, cfg in zip(shown, configs, strict=True)]
@@ -179,7 +181,7 @@ def labelled(shown: Sequence[Record]) -> list[str]:
     labels = []
     for record in shown:
         more = [w for w in record.words if w.partition("=")[0] in differing - {*said}]
-        cfg = record.run_config()
+        cfg = record.run_config
         head, seed = record.label, ""
         if cfg is not None and more:
             head, seed, number = record.label.rpartition(", seed ")

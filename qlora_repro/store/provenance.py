@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
+@cache
 def installed(name: str) -> str | None:
     """Return the version of a package; None where it is not installed."""
     try:

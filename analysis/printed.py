@@ -12,7 +12,7 @@ COLUMNS = ("table", "row", "column", "value", "unit", "erratum")
 def printed(artifact: str) -> pd.DataFrame:
     """Return the printed cells of a table or figure: COLUMNS, an erratum is "" where none is known.
 
-    A row that a figure has no points of, as of Figure 3, has no file.
+    Of Figure 3, whose points are not known, the axis is there.
     """
     frame = pd.read_csv(PAPER / f"{artifact}.csv", dtype=dict.fromkeys(TEXTS, "str"))
     return frame.fillna({"unit": "", "erratum": ""})

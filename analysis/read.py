@@ -62,6 +62,11 @@ def records(root: Path, kind: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def folders(found: pd.DataFrame) -> tuple[str, ...]:
+    """Return the folders that records came from."""
+    return () if found.empty else tuple(sorted(set(found["folder"])))
+
+
 def settings(root: Path, folder: str, digest: str) -> dict[str, Any]:
     """Return what decided the records of a digest, section by section; {} where it is not known."""
     path = root / folder / f"settings-{digest}.json"
@@ -76,3 +81,29 @@ def type_name(dtype: str, dq: bool) -> str:
     'nf4 + dq'
     """
     return f"{dtype} + dq" if dq else dtype
+
+
+def origin(answers: Path) -> dict[str, Any]:
+    """Return how the evaluation that left a file of answers came about; {} where it is not known.
+
+    `dirty` is whether its code, or that of the training before it, had uncommitted changes.
+    """
+    folder, digest = answers.parent, answers.stem.rpartition("-")[2]
+    found: dict[str, Any] = {}
+    for name in (f"origin-{digest}.json", MANIFEST):
+        if (folder / name).exists():
+            document = read_document(folder / name)
+            about = document.get("provenance", document)
+            found = {**about, **found, "dirty": found.get("dirty") or about.get("dirty")}
+    return found
+
+
+def model_bits(base: dict[str, Any], *, kept: int = 16) -> float:
+    """Return the bits of a model as a GPU would hold it: codes, scales, and `kept` bits a value.
+
+    A value held in float32 because a CPU computes faster in it was rounded to 16 bits before, and
+    counts so, but for dtype=fp32.
+    """
+    stored = 8 * (base["code_bytes"] + base["scale_bytes"])
+    values = sum(part["params"] for part in base["kept"] if part["role"] != "adapter")
+    return float(stored + kept * values)

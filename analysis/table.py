@@ -1,4 +1,4 @@
-"""A finished table: cells as text, footnotes, and its three forms."""
+"""A finished table: cells as text, footnotes, and its forms."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +8,17 @@ from rich.table import Table as RichTable
 
 from qlora_repro.store.runs import write_whole
 
+LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+    }
+)
 MISSING = "missing"  # an absent score is said to be absent
 
 
@@ -18,6 +29,13 @@ class Table:
     title: str
     frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)  # errata, stand-ins, how a column is computed
+    runs: tuple[str, ...] = ()  # the folders of the runs behind it
+
+    @property
+    def measured(self) -> bool:
+        """Whether any cell is ours: a table of printed numbers alone has no results."""
+        ours = [column for column in self.frame.columns if str(column).startswith("ours")]
+        return not self.frame.empty and (not ours or bool(self.frame[ours].notna().any(axis=None)))
 
     def rich(self) -> RichTable:
         """Return the table for a terminal; the notes are its caption."""
@@ -43,7 +61,34 @@ class Table:
         notes = [f"- {note}" for note in self.notes]
         return "\n".join([f"# {self.title}", "", bars[0], rule, *bars[1:], "", *notes]) + "\n"
 
+    def latex(self) -> str:
+        """Return the table as a tabular of plain LaTeX, its notes below."""
+        lines = [[str(column) for column in self.frame.columns], *self.texts()]
+        head, *rows = [" & ".join(map(latex, line)) + r" \\" for line in lines]
+        columns = "l" + "r" * (len(self.frame.columns) - 1)
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{latex(self.title)}}}",
+                rf"\begin{{tabular}}{{{columns}}}",
+                *(r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}", r"\par"),
+                *(rf"\footnotesize {latex(note)}\par" for note in self.notes),
+                r"\end{table}",
+                "",
+            ]
+        )
+
     def write(self, folder: Path, name: str) -> None:
-        """Write `<name>.md` and `<name>.csv`."""
+        """Write `<name>.md`, `<name>.csv` and `<name>.tex`."""
         write_whole(folder / f"{name}.md", self.markdown())
         write_whole(folder / f"{name}.csv", self.frame.to_csv(index=False))
+        write_whole(folder / f"{name}.tex", self.latex())
+
+
+def latex(text: str) -> str:
+    """Return text as LaTeX prints it letter for letter.
+
+    >>> latex("50% of a_b")
+    '50\\\\% of a\\\\_b'
+    """
+    return text.translate(LATEX)

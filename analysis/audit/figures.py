@@ -1,6 +1,6 @@
 """Figures of an audit: swaps, bias against closeness, merge rules, the order's part by group."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +28,22 @@ MOST = 12  # systems in one figure; the best ones
 def draw(material: Material, made: dict[str, Section], out: Path) -> list[Path]:
     """Write each figure whose sections could be computed; return where they lie."""
     written = []
-    for name, (needs, figure) in FIGURES.items():
-        if not any(made[need].frame is not None for need in needs):
-            continue
+    for name, drawn in figures(material, made):
         path = out / f"{material.name}_{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn = figure(made)
-        drawn.suptitle(
-            f"{material.judge} on {material.benchmark}, {material.protocol}", fontsize=10
-        )
         drawn.savefig(path, dpi=200)
         written.append(path)
     return written
+
+
+def figures(material: Material, made: dict[str, Section]) -> Iterator[tuple[str, Figure]]:
+    """Yield each figure whose sections could be computed, by name."""
+    for name, (needs, figure) in FIGURES.items():
+        if any(made[need].frame is not None for need in needs):
+            drawn = figure(made)
+            title = f"{material.judge} on {material.benchmark}, {material.protocol}"
+            drawn.suptitle(title, fontsize=10)
+            yield name, drawn
 
 
 def swapping(made: dict[str, Section]) -> Figure:

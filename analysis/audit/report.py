@@ -1,7 +1,7 @@
 """The whole audit of a verdict file: tables in the terminal, markdown, json and figures."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ SECTIONS: dict[str, Callable[[Material], Section]] = {
 }
 UNREAD = ("shares", "parse_failures")  # sections that need no verdict
 RESAMPLES, SEED = 1000, 0
+RELEASED = "the released verdicts"
 
 
 def audit(ratings: Path | None, benchmark: str | None, out: Path) -> None:
@@ -51,17 +52,24 @@ def audit(ratings: Path | None, benchmark: str | None, out: Path) -> None:
 
     Raises DataError for a file that is not one of verdicts, or a benchmark that it does not have.
     """
-    frame = released() if ratings is None else read_verdicts(ratings)
-    source = "the released verdicts" if ratings is None else str(ratings)
-    for material in materials(frame, benchmark=benchmark, resamples=RESAMPLES, seed=SEED):
+    source = RELEASED if ratings is None else str(ratings)
+    for material, made in examined(ratings, benchmark):
         say(f"\n{heading(material)}, from {source}\n")
-        made = examine(material)
         for section in made.values():
             show(section)
         say("In short:\n" + "\n".join(summary(made)))
         write(material, made, source=source, out=out)
         drawn = figures.draw(material, made, out)
         say(f"{out / material.name}.md, .json and {len(drawn)} figures")
+
+
+def examined(
+    ratings: Path | None, benchmark: str | None
+) -> Iterator[tuple[Material, dict[str, Section]]]:
+    """Yield each judge's verdicts of a file, None for the released ones, with what they show."""
+    frame = released() if ratings is None else read_verdicts(ratings)
+    for material in materials(frame, benchmark=benchmark, resamples=RESAMPLES, seed=SEED):
+        yield material, examine(material)
 
 
 def examine(material: Material) -> dict[str, Section]:

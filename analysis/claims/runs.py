@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.figures.fig3_zeroshot_by_bits import model_bits
-from analysis.read import manifests, settings
+from analysis.read import manifests, model_bits, settings
 from qlora_repro.store.blocks import read_answers
 
 Array = NDArray[np.float64]
@@ -55,9 +54,22 @@ class Run:
         """Whether anything trained."""
         return "train" in self.decided
 
+    def measured(self) -> list[tuple[str, str]]:
+        """Return each (task, metric) that has answers."""
+        return list(_answers(self.path))
+
     def scores(self, task: str, name: str) -> pd.Series:
-        """Return a metric by question; tokens of a text by window, whose values are averaged."""
-        found = _answers(self.path).get((task, name), pd.Series(dtype=np.float64))
+        """Return a metric by question; tokens of a text by window, whose values are averaged.
+
+        Of a group of tasks, as MMLU's subjects, questions weigh so that each task weighs the same:
+        their mean is the mean over tasks.
+        """
+        answers = _answers(self.path)
+        if (task, name) not in answers:
+            return _group(
+                {t: v for (t, n), v in answers.items() if n == name and t.startswith(f"{task}_")}
+            )
+        found = answers[task, name]
         if task != PERPLEXITY or found.empty:
             return found
         window = np.arange(len(found)) // int(self.asked["perplexity_window"])
@@ -87,6 +99,17 @@ def load(root: Path) -> list[Run]:
             )
             found.append(run)
     return found
+
+
+def _group(tasks: dict[str, pd.Series]) -> pd.Series:
+    if not tasks:
+        return pd.Series(dtype=np.float64)
+    total = sum(len(values) for values in tasks.values())
+    scaled = {t: values * total / (len(tasks) * len(values)) for t, values in tasks.items()}
+    documents = [
+        f"{task}/{document}" for task, values in scaled.items() for document in values.index
+    ]
+    return pd.Series(np.concatenate([*scaled.values()]), index=documents, dtype=np.float64)
 
 
 @cache

@@ -53,7 +53,8 @@ def _word(verdict: Verdict) -> str:
         there = len(verdict.evidence.missing) + len(verdict.evidence.measured)
         return f"{verdict.word} ({len(verdict.evidence.missing)} of {there} parts not run)"
     against = verdict.word == "contradicted"
-    return f"{verdict.word} (p = {shown(verdict.p_against if against else verdict.p_for)})"
+    p = shown(verdict.p_against if against else verdict.p_for)
+    return f"{verdict.word} (p {p if p.startswith('<') else f'= {p}'})"
 
 
 def details(name: str, verdicts: Sequence[Verdict], fixed: Fixed) -> Table:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.read import records, type_name
+from analysis.read import folders, records, type_name
 from analysis.table import Table
 
 UNASKED = "-"
@@ -42,7 +42,12 @@ def build(root: Path) -> Table:
         )
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Table(title="Data types on weights", frame=frame, notes=[*notes(found), UNIT, OPTIMUM])
+    return Table(
+        title="Data types on weights",
+        frame=frame,
+        notes=[*notes(found), UNIT, OPTIMUM],
+        runs=folders(found),
+    )
 
 
 COLUMNS = (
@@ -81,7 +86,12 @@ def by_role(root: Path) -> Table:
         columns=["model", "block", "type", "all", *roles, "nearest layer", "farthest layer"],
     )
     said = [*notes(found), "Mean squared error over that of the optimal levels.", OPTIMUM]
-    return Table(title="How far each type is from the optimum, by weight", frame=frame, notes=said)
+    return Table(
+        title="How far each type is from the optimum, by weight",
+        frame=frame,
+        notes=said,
+        runs=folders(found),
+    )
 
 
 def errors(root: Path) -> pd.DataFrame:

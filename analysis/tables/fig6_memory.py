@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.read import folders
 from analysis.table import Table
 from qlora_repro.errors import StoreError
 from qlora_repro.store.runs import read_lines
@@ -35,7 +36,11 @@ def plans(root: Path) -> pd.DataFrame:
     """
     if not root.is_dir():
         raise StoreError(f"--results {root} is not a folder; name one that runs were written to")
-    rows = [row for path in sorted(root.glob("*/plan-*.jsonl")) for row in read_lines(path)]
+    rows = [
+        {**row, "folder": path.parent.name}
+        for path in sorted(root.glob("*/plan-*.jsonl"))
+        for row in read_lines(path)
+    ]
     alike = [row for row in rows if _alike(row)]
     alike.sort(key=lambda row: row["adapters"] != "bfloat16")
     found = pd.DataFrame(alike)
@@ -93,4 +98,5 @@ def build(root: Path) -> Table:
         title="Figure 6: memory of QLoRA, one sequence of 512 tokens, gradient checkpointing",
         frame=pd.DataFrame(rows, columns=list(columns)),
         notes=notes,
+        runs=folders(found),
     )

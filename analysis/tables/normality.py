@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.read import records
+from analysis.printed import column
+from analysis.read import folders, records
 from analysis.table import Table
 from analysis.tables.data_types import notes
 
@@ -13,16 +14,16 @@ COLUMNS = (
     *("model", "weights", "rows", "rejected", "rejected, synthetic", "rejected, FDR 5 %"),
     *("excess kurtosis", "paper"),
 )
-PAPER = "7.5 %"  # Appendix F, LLaMA 7B, all hidden units
 
 
 def build(root: Path) -> Table:
     """Return rows for all weights, for each role, and for the first, middle and last layers."""
     found = records(root, "normality")
+    paper = f"{column('normality', 'rejected')['llama_7b']:g} %"
     rows = []
     for model, part in found.groupby("model", sort=False) if not found.empty else ():
         single = part[part["name"] != ""]
-        rows.append(_row(str(model), "all", part[part["name"] == ""], paper=PAPER))
+        rows.append(_row(str(model), "all", part[part["name"] == ""], paper=paper))
         for role, of_role in single.groupby("role", sort=False):
             rows.append(_row(str(model), f"all {role}", of_role))
         layers = sorted(int(layer) for layer in single["layer"].dropna().unique())
@@ -45,7 +46,9 @@ def build(root: Path) -> Table:
             "sees that as well."
         )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Table(title="Appendix F: normality of weights", frame=frame, notes=said)
+    return Table(
+        title="Appendix F: normality of weights", frame=frame, notes=said, runs=folders(found)
+    )
 
 
 def _row(model: str, weights: str, part: pd.DataFrame, *, paper: str = "-") -> dict[str, str]:

@@ -24,6 +24,7 @@ COLUMNS = (
     *("KL, nats a token", "same top token", "NF4 against it", "verdict on NF4"),
     *("MSE on N(0,1), 1e-3", "paper"),
 )
+FAMILIES = ("opt_", "bloom_", "llama_", "pythia_")
 NO_ROW = "-"  # there is nothing to compare
 
 
@@ -73,7 +74,12 @@ def build(root: Path) -> Table:
         lines = [_line(reading, peers, gaussian, paper) for reading in peers]
         rows += sorted(lines, key=lambda line: float(line["perplexity"]))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Table(title="Table 2: perplexity by data type", frame=frame, notes=_notes(found))
+    return Table(
+        title="Table 2: perplexity by data type",
+        frame=frame,
+        notes=_notes(found),
+        runs=tuple(sorted({str(reading.facts["folder"]) for reading in found})),
+    )
 
 
 def readings(root: Path) -> Iterator[Reading]:
@@ -101,7 +107,7 @@ def _line(
     versus, verdict = _nf4_against(reading, peers)
     block = facts["blocksize"]
     return {
-        "model": facts["model"],
+        "model": named(str(facts["model"])),
         "type": type_name(reading.dtype, reading.dq),
         "block": int(block) if quantized and not pd.isna(block) else NO_ROW,
         "backend": facts["backend"] if quantized else NO_ROW,
@@ -115,6 +121,15 @@ def _line(
         "MSE on N(0,1), 1e-3": _mse(reading, gaussian),
         "paper": _published(reading, paper),
     }
+
+
+def named(model: str) -> str:
+    """Return a model's name, and that it stands in where it is of none of the paper's families.
+
+    >>> named("opt_1b3"), named("smollm2_135m")
+    ('opt_1b3', 'stand-in smollm2_135m')
+    """
+    return model if model.startswith(FAMILIES) else f"stand-in {model}"
 
 
 def percent(difference: float) -> str:

@@ -5,7 +5,6 @@ that the exported csv keeps; the systems are not named on the page. judge=human 
 """
 
 import argparse
-import base64
 import hashlib
 import json
 import random
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qlora_repro.closed_page import policy
 from qlora_repro.console import say, sentence
 from qlora_repro.data.json_lines import json_lines
 from qlora_repro.errors import ConfigError, DataError, QloraError
@@ -86,18 +86,8 @@ def _filled(template: str, data: dict[str, Any]) -> str:
     text = json.dumps(data, ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    parts = {"data": text, "policy": _policy(template)}
+    parts = {"data": text, "policy": policy(template)}
     return re.sub(r"\{\{(data|policy)\}\}", lambda found: parts[found[1]], template)
-
-
-def _policy(template: str) -> str:
-    """Return a policy under which the page's own script and style run, and nothing is fetched."""
-    allowed = {
-        name: base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
-        for name, body in re.findall(r"<(style|script)>(.*?)</\1>", template, re.DOTALL)
-    }
-    rules = [f"{name}-src 'sha256-{digest}'" for name, digest in allowed.items()]
-    return "; ".join(["default-src 'none'", *rules, "base-uri 'none'", "form-action 'none'"])
 
 
 def read_matches(path: Path) -> list[Match]:

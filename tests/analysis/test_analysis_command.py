@@ -23,6 +23,16 @@ def test_the_command_ends_with_1_and_one_sentence(capsys: pytest.CaptureFixture[
     assert said.count("\n") == 1
 
 
+def test_without_names_a_figure_that_lacks_results_is_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["figures", "--results", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert "left out: fig6_memory: " in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "out" / "fig2_lora_coverage.png").exists()
+    assert main([*words, "fig6_memory"]) == 1
+
+
 def test_a_results_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not a folder"):
         list(manifests(tmp_path / "none"))

@@ -50,7 +50,7 @@ class Tab:
                 return answer["result"]
 
     def _read(self) -> Any:
-        text = b""
+        text = bytearray()
         while not text.endswith(b"\0"):
             letter = self.back.read(1)
             assert letter, "the browser has gone"

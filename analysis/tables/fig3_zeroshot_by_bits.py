@@ -1,0 +1,111 @@
+"""Figure 3: mean zero-shot accuracy against the bits of the whole model, as a table."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.cells.artifact import cells
+from analysis.read import MANIFEST, folders, model_bits, records, settings, type_name
+from analysis.table import Table
+
+STEM = "fig3_zeroshot_by_bits"
+MODELS = ("llama_7b", "llama_13b", "llama_33b", "llama_65b")
+COLUMNS = ("model", "data type", "bits", "paper", "ours", "95% interval", "n")
+TASKS = ("winogrande", "hellaswag", "piqa", "arc_easy", "arc_challenge")
+METRIC = "acc"  # the paper does not say whether it is normalized by length
+NORMAL = 1.96  # standard errors
+
+
+def build(root: Path) -> Table:
+    """Return a row a model and data type; the figure's points are not known, its axis is."""
+    found, axis = points(root), cells(STEM)
+    rows = [
+        {
+            "model": named(str(row["model"])),
+            "data type": type_name(str(row["dtype"]), bool(row["dq"])),
+            "bits": f"{row['bits']:.3g}",
+            "paper": "not printed",
+            "ours": f"{100 * row['mean']:.1f}",
+            "95% interval": f"[{100 * (row['mean'] - NORMAL * row['stderr']):.1f}, "
+            f"{100 * (row['mean'] + NORMAL * row['stderr']):.1f}]",
+            "n": f"{row['tasks']} tasks",
+        }
+        for row in (found.sort_values(["model", "bits"]).to_dict("records") if len(found) else ())
+    ]
+    low, high = (axis["accuracy axis", end] for end in ("from", "to"))
+    asked = records(root, "metrics")
+    models = set(found["model"]) if len(found) else set()
+    told = asked[asked["model"].isin(models)] if len(asked) else asked
+    said = {f"{row['model']}: {row['note']}" for row in told.to_dict("records") if row["note"]}
+    return Table(
+        title="Figure 3: zero-shot accuracy by bits of the whole model, nothing trained",
+        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        notes=[
+            f"paper: its points were never printed; its axis runs from {low:g} to {high:g} %",
+            f"ours: mean of the tasks asked, of {', '.join(TASKS)}; interval: 95%, over questions",
+            *([] if rows else [f"no run has scores; python run.py experiments={STEM} makes them"]),
+            *sorted(said),
+            *_marked(root, found),
+        ],
+        runs=folders(found),
+    )
+
+
+def named(model: str) -> str:
+    """Return a model's name, and that it stands in where it is none of the paper's.
+
+    >>> named("llama_7b"), named("smollm2_135m")
+    ('llama_7b', 'stand-in smollm2_135m')
+    """
+    return model if model in MODELS else f"stand-in {model}"
+
+
+def benchmark(task: str) -> str | None:
+    """Return which of TASKS a task is, also on a file at hand; None: none of them.
+
+    >>> benchmark("piqa"), benchmark("piqa_file"), benchmark("boolq")
+    ('piqa', 'piqa', None)
+    """
+    return next((one for one in TASKS if task == one or task.startswith(f"{one}_")), None)
+
+
+def _marked(root: Path, found: pd.DataFrame) -> list[str]:
+    """Return why points are no figures to publish."""
+    said = []
+    for row in found.to_dict("records"):
+        limit = settings(root, row["folder"], row["digest"]).get("eval", {}).get("limit")
+        said += [f"{row['folder']}: the code had uncommitted changes"] if row["dirty"] else []
+        said += [f"{row['folder']}: limit {limit}"] if limit is not None else []
+    return said
+
+
+def points(root: Path) -> pd.DataFrame:
+    """Return a row a model and type: where it is from, bits, mean, stderr, tasks.
+
+    A model that was not asked every task that another was is left out, so that means compare.
+    """
+    metrics = records(root, "metrics")
+    if metrics.empty:
+        return metrics
+    metrics = metrics.assign(task=metrics["task"].map(benchmark))
+    asked = metrics[metrics["task"].notna() & (metrics["name"] == METRIC) & metrics["lora"].isna()]
+    rows = []
+    for folder, part in asked.groupby("folder", sort=False):
+        part = part.drop_duplicates("task")
+        first = part.iloc[0]
+        manifest = json.loads((root / str(folder) / MANIFEST).read_text())
+        rows.append(
+            {
+                **{
+                    name: first[name]
+                    for name in ("folder", "digest", "dirty", "model", "dtype", "dq")
+                },
+                "bits": model_bits(manifest["base"], kept=32 if first["dtype"] == "fp32" else 16),
+                "mean": part["value"].mean(),
+                "stderr": (part["stderr"] ** 2).sum() ** 0.5 / len(part),
+                "tasks": len(part),
+            }
+        )
+    found = pd.DataFrame(rows)
+    return found if found.empty else found[found["tasks"] == found["tasks"].max()]

@@ -56,7 +56,7 @@ def rebuild(results: Path) -> Rebuilt:
         if table.measured:
             made.tables[name] = table
         else:
-            makes = " and ".join(f"python run.py experiments={one}" for one in presets(name))
+            makes = " and ".join(commands(name))
             made.left_out[name] = f"no run in {results} has results for it; {makes} makes them"
     for name, draw in FIGURES.items():
         try:
@@ -82,6 +82,17 @@ def presets(stem: str) -> list[str]:
     stem = MORE_OF.get(stem, stem)
     there = {path.stem for path in (ROOT / "experiments").glob(f"{stem}*.yaml")}
     return [name for name in (stem, f"{stem}_a", f"{stem}_b") if name in there]
+
+
+def commands(stem: str) -> list[str]:
+    """Return the commands that make the runs behind an artifact.
+
+    >>> commands("fig6_memory")
+    ['python run.py experiments=fig6_memory']
+    """
+    if stem == "judged_runs":
+        return ["python run.py stages=[train,generate,judge] generate=procedural judge=reference"]
+    return [f"python run.py experiments={name}" for name in presets(stem)]
 
 
 def write(made: Rebuilt, out: Path) -> Iterator[str]:

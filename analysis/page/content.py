@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.claims import command as claims
 from analysis.figures import FIGURES
 from analysis.page.runs import RunFacts, behind
-from analysis.rebuild import MORE_OF, ROOT, Audited, Rebuilt, presets
+from analysis.rebuild import MORE_OF, ROOT, Audited, Rebuilt, commands
 from analysis.table import MISSING, Table
 
 DPI = 110
@@ -115,13 +115,13 @@ def artifacts(made: Rebuilt) -> list[Part]:
 def _artifact(key: str, made: Rebuilt) -> Part:
     tables = [t for name, t in made.tables.items() if MORE_OF.get(name, name) == key]
     drawn = {name: f for name, f in made.figures.items() if BESIDE.get(name, name) == key}
-    commands = [f"python run.py experiments={preset}" for preset in presets(key)]
-    commands += [f"python -m analysis tables {key}"] if tables else []
-    commands += [f"python -m analysis figures {' '.join(drawn)}"] if drawn else []
+    made_by = commands(key)
+    made_by += [f"python -m analysis tables {key}"] if tables else []
+    made_by += [f"python -m analysis figures {' '.join(drawn)}"] if drawn else []
     return Part(
         key=key,
         title=tables[0].title if tables else _about(next(iter(drawn))),
-        commands=commands,
+        commands=made_by,
         tables=[shown(table) for table in tables],
         figures=[picture(figure, _about(name)) for name, figure in drawn.items()],
         runs=sorted({run for table in tables for run in table.runs}),

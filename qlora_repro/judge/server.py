@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,12 +21,14 @@ from openai import (
     APIStatusError,
     AsyncOpenAI,
     DefaultAioHttpClient,
+    RequestOptions,
 )
 
 from qlora_repro.config import JudgeConfig
 from qlora_repro.errors import RunError
 from qlora_repro.judge.pace import Pace, retry_after
 from qlora_repro.judge.request import NO_KEY, read_key
+from qlora_repro.judge.transport import ChatClient
 
 PASSING = (408, 429)  # with every 5xx
 HOPELESS = ("insufficient_quota", "billing_not_active")  # a 429 that waiting does not mend
@@ -55,9 +58,15 @@ class Server:
             requests=cfg.client.requests_per_minute, tokens=cfg.client.tokens_per_minute
         )
         self._random = random.Random()  # jitter: it must differ between processes
-        self._address = (
-            f"{cfg.base_url.rstrip('/')}/chat/completions"  # whole: less to put together
-        )
+        self._address = str(httpx2.URL(f"{cfg.base_url.rstrip('/')}/chat/completions"))
+        # what is given here, the package need not copy from its defaults for every request
+        self._options: RequestOptions = {
+            "headers": {},
+            "params": {},
+            "max_retries": 0,
+            "timeout": cfg.client.timeout,
+            "follow_redirects": True,
+        }
         self._stop = asyncio.Event()  # once the run has to end, nothing more is tried
         self.tries = 0
         self.client = AsyncOpenAI(
@@ -65,7 +74,7 @@ class Server:
             base_url=cfg.base_url,
             max_retries=0,
             timeout=cfg.client.timeout,
-            http_client=DefaultAioHttpClient(timeout=cfg.client.timeout),
+            http_client=_http_client(self._address, timeout=cfg.client.timeout),
         )
 
     async def __aenter__(self) -> "Server":
@@ -82,7 +91,9 @@ class Server:
         """
 
         async def once() -> Any:
-            response = await self.client.post(self._address, body=body, cast_to=httpx2.Response)
+            response = await self.client.post(
+                self._address, body=body, cast_to=httpx2.Response, options=self._options
+            )
             return _completion(response.content)
 
         return await self.patiently(once, tokens=tokens, lost=lost)
@@ -179,6 +190,13 @@ class Server:
     def clean(self, text: str) -> str:
         """Return a server's words without the key, should it have repeated it."""
         return text if self._key == NO_KEY else text.replace(self._key, "[key]")
+
+
+def _http_client(address: str, *, timeout: float) -> httpx2.AsyncClient:
+    """Return what sends requests; a proxy that the environment names is left to the package."""
+    if urllib.request.getproxies():
+        return DefaultAioHttpClient(timeout=timeout)
+    return ChatClient(address, timeout=timeout)
 
 
 def _completion(content: bytes) -> dict[str, Any]:

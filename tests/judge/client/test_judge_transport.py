@@ -1,0 +1,76 @@
+"""The short way of a chat request: what it must do as the package's own way does."""
+
+import gzip
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from asking import KEY, match, settings
+from loopback import Asked, Reply, completion, serving
+
+from qlora_repro.config import RunConfig
+from qlora_repro.judge.openai_judge import judge_openai
+from qlora_repro.judge.server import Server
+from qlora_repro.judge.transport import ChatClient
+
+Configured = Callable[..., RunConfig]
+
+
+def packed(asked: Asked) -> Reply:
+    reply = completion()
+    return replace(
+        reply, content=gzip.compress(reply.content), headers={"Content-Encoding": "gzip"}
+    )
+
+
+def test_a_compressed_reply_is_read(configured: Configured, tmp_path: Path) -> None:
+    with serving(packed) as server:
+        found = judge_openai([match()], settings(configured, base_url=server.url), tmp_path)
+    assert found[0].verdict == "first"
+    assert "gzip" in server.asked[0].headers["accept-encoding"]
+
+
+def test_a_redirect_is_followed_with_the_whole_request(
+    configured: Configured, tmp_path: Path
+) -> None:
+    def answer(asked: Asked) -> Reply:
+        if asked.path.startswith("/moved"):
+            return completion()
+        return Reply(307, headers={"Location": "/moved/v1/chat/completions"})
+
+    with serving(answer) as server:
+        found = judge_openai([match()], settings(configured, base_url=server.url), tmp_path)
+    assert found[0].verdict == "first"
+    assert server.asked[-1].path == "/moved/v1/chat/completions"
+    assert server.asked[-1].content == server.asked[0].content
+    assert server.asked[-1].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_proxy_that_the_environment_names_is_asked(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(lambda asked: completion()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        cfg = settings(configured, base_url="http://judge.invalid/v1")
+        found = judge_openai([match()], cfg, tmp_path)
+    assert found[0].verdict == "first"
+    assert proxy.asked[0].path == "http://judge.invalid/v1/chat/completions"
+
+
+def test_the_short_way_sends_what_the_packages_own_way_sends(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(lambda asked: completion()) as server:
+        cfg = settings(configured, base_url=server.url)
+        assert isinstance(Server(cfg).client._client, ChatClient)
+        judge_openai([match()], cfg, tmp_path / "short")
+        monkeypatch.setenv("ftp_proxy", server.url)  # any proxy leaves requests to the package
+        assert not isinstance(Server(cfg).client._client, ChatClient)
+        judge_openai([match()], cfg, tmp_path / "own")
+    short, own = server.asked
+    assert (short.method, short.path, short.content) == (own.method, own.path, own.content)
+    for name in ("authorization", "content-type", "accept", "user-agent", "content-length"):
+        assert short.headers[name] == own.headers[name]

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qlora_repro import checks
 from qlora_repro.attempt import BAD, BUSY, REFUSED, Outcome, attempt
-from qlora_repro.composing import composed_once
+from qlora_repro.composing import composed_once, ids_quoted
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say, sentence
 from qlora_repro.errors import ConfigError, QloraError
@@ -145,7 +145,7 @@ def report_errors(main: Callable[[], None]) -> int:
 
 
 def arranged(words: Sequence[str]) -> list[str]:
-    """Return the command line with its overrides in one piece, as Hydra's parser wants them.
+    """Return the command line with its overrides in one piece and as Hydra's parsers want them.
 
     Raises ConfigError for a flag that there is not.
 
@@ -164,7 +164,7 @@ def arranged(words: Sequence[str]) -> list[str]:
     flags = list(words)
     for override in overrides:
         flags.remove(override)
-    return [*overrides, *flags]
+    return [*map(ids_quoted, overrides), *flags]
 
 
 def explain(error: Exception) -> str:

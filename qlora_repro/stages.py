@@ -45,6 +45,15 @@ def _check_eval(cfg: RunConfig) -> None:
             )
 
 
+def settle_opponent(cfg: RunConfig) -> None:
+    """Make texts of ids whose digits were read as a number."""
+    judge, named = cfg.judge, cfg.judge.opponent
+    if isinstance(named, list):
+        judge.opponent = [str(one) for one in named]
+    elif isinstance(named, int | float):
+        judge.opponent = str(named)
+
+
 def _check_judge(cfg: RunConfig) -> None:
     if cfg.judge.name == "none":
         raise ConfigError(

@@ -12,6 +12,11 @@ def test_flags_may_stand_between_overrides() -> None:
     assert cli.arranged(words) == ["model=tiny", "dtype=fp4", "--cfg", "job", "--resolve"]
 
 
+def test_the_command_line_keeps_ids_from_being_read_as_numbers() -> None:
+    words = ["-m", "judge.run=30e123456789,1e0000000001", "train.lr=1e-4"]
+    assert cli.arranged(words) == ["judge.run='30e123456789','1e0000000001'", words[2], "-m"]
+
+
 @pytest.mark.parametrize("words", [["--fast"], ["model=tiny", "-x"], ["--cfg", "everything"]])
 def test_an_unknown_flag_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"run\.py --help shows"):

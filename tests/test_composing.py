@@ -1,16 +1,27 @@
-"""A sweep's cells are composed once each."""
+"""A sweep's cells are composed once each, and ids stay what they are."""
 
+import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
+from hypothesis import example, given
+from hypothesis import strategies as some
 
-from qlora_repro.composing import composed_once
+from qlora_repro.checks import parse
+from qlora_repro.composing import composed_once, ids_quoted
+from qlora_repro.store.identity import key
 
 ROOT = Path(__file__).resolve().parents[1]
+NUMBERS = ["30e123456789", "1e0000000001", "03e123456789", "123456789e01", "123456789012"]
+DIGITS = some.text("0123456789", min_size=11, max_size=11)
+LIKE_FLOATS = some.builds(lambda d, at: d[:at] + "e" + d[at:], DIGITS, some.integers(1, 10))
+IDS = LIKE_FLOATS | some.text(string.hexdigits.lower()[:16], min_size=12, max_size=12)
 
 
 def test_a_cell_that_was_checked_is_not_composed_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +48,40 @@ def test_a_cell_that_was_checked_is_not_composed_again(monkeypatch: pytest.Monke
             loader.load_sweep_config(master, cells[0])  # run again, as by another sweep
             assert len(composed) == 3
         assert ConfigLoaderImpl.load_sweep_config is before
+
+
+@example(["000000000e0e"])
+@given(some.lists(IDS, min_size=1, max_size=3))
+def test_hydra_reads_every_id_as_it_was_written(ids: Sequence[str]) -> None:
+    words = [f"judge.opponent=[{','.join(ids)}]", f"judge.run={ids[0]}"]
+    many, one = OverridesParser.create().parse_overrides([ids_quoted(word) for word in words])
+    assert [str(value) for value in many.value()] == [*ids]
+    assert str(one.value()) == ids[0]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_id_with_the_looks_of_a_number_reaches_the_settings(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QLORA_REPRO_ROOT", str(ROOT))
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for opponent, read in ((name, name), (f"[base,{name}]", ["base", name])):
+            words = [f"judge.run={name}", f"judge.opponent={opponent}", "train.lr=1e-4"]
+            cfg = parse(compose("config", [ids_quoted(word) for word in words]), written=())
+            assert (cfg.judge.run, cfg.judge.opponent, cfg.train.lr) == (name, read, 1e-4)
+            assert len(key(cfg, "judge")) == 12  # a number for a name would have no contents
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "judge.run=tiny-nf4-s0-30e123456789",
+        "judge.opponent=answers/30e123456789.jsonl",
+        "judge.opponent=['a, 30e123456789']",
+        "train.lr=1e-4",
+        "data.rows=123456789012",
+        "seed=123456789012e5",
+    ],
+)
+def test_nothing_else_is_put_in_quotes(word: str) -> None:
+    assert ids_quoted(word) == word

@@ -14,6 +14,7 @@ from qlora_repro.records import Generation
 from qlora_repro.store.runs import Folder
 
 ID = re.compile(r"[0-9a-f]{12}")
+NUMBER = re.compile(r"-?(inf|[0-9]+([.][0-9]+)?(e[+-]?[0-9]+)?)")  # what is left of such an id
 FEW = 4  # an error names no more
 ID_KEYS = ("question_id", "message_id")  # of an answer file's lines, the first one found
 # The authors' files keep the question in `text` beside `generation`, and the answer there without.
@@ -59,6 +60,8 @@ def find_system(
 
 
 def _near(root: Path, name: str) -> str:
+    if NUMBER.fullmatch(name) and not ID.fullmatch(name):
+        return "an id that YAML reads as a number has to stand in quotes, as in run: '30e123456789'"
     runs = sorted(path.name for path in root.glob("*-*") if ID.fullmatch(path.name[-12:]))
     ids = {run[-12:]: run for run in runs}
     close = difflib.get_close_matches(name, ids, n=1, cutoff=0.5)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from qlora_repro.data.questions import Question
 from qlora_repro.errors import ConfigError, DataError
@@ -95,6 +96,19 @@ def test_an_unknown_run_is_refused_with_the_nearest(name: str, tmp_path: Path) -
     stored(tmp_path, ONE, {"1": "x"})
     with pytest.raises(ConfigError, match=rf"judge.run={name} is neither .* did you mean {ONE}\?"):
         find_system(tmp_path, name, key="judge.run")
+
+
+@pytest.mark.parametrize("text", ["30e123456789", "1e0000000001", "012345670123"])
+def test_an_id_that_yaml_took_for_a_number_is_said_to_need_quotes(
+    text: str, tmp_path: Path
+) -> None:
+    stored(tmp_path, f"tiny-{text}", {"1": "x"})
+    read = str(OmegaConf.create(f"run: {text}").run)
+    assert read != text
+    with pytest.raises(ConfigError, match=r"has to stand in quotes, as in run: '30e123456789'"):
+        find_system(tmp_path, read, key="judge.run")
+    quoted = OmegaConf.create(f"run: '{text}'").run
+    assert find_system(tmp_path, quoted, key="judge.run").run == text
 
 
 def test_of_several_answers_those_under_the_settings_asked_for_are_taken(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def attempt(cfg: RunConfig, *, rerun: str, wait: bool = True) -> Outcome:
     except Busy as error:
         return Outcome(state=BUSY, why=str(error))
     except Exception as error:  # noqa: BLE001  # one cell's failure must not end the others
-        failed = _word(error)
+        failed = worded(error)
     gc.collect()  # the frames of the error held its model
     if failed.state != REFUSED:
         _record(cfg, failed, rerun=rerun)
@@ -91,7 +91,8 @@ def _pipeline() -> Any:
     return pipeline
 
 
-def _word(error: Exception) -> Outcome:
+def worded(error: Exception) -> Outcome:
+    """Return what to say of an error, and what state it leaves a cell in."""
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, BEFORE_WORK):
         return Outcome(state=REFUSED, why=_line(error))
@@ -99,10 +100,10 @@ def _word(error: Exception) -> Outcome:
         return Outcome(state=OOM, why=_line(error), trace=trace)
     if isinstance(error, QloraError):
         return Outcome(state=FAILED, why=_line(error), trace=trace)
-    worded = from_the_machine(error)
-    if worded is not None:
-        state = OOM if worded.startswith("out of memory") else FAILED
-        return Outcome(state=state, why=worded, trace=trace)
+    why = from_the_machine(error)
+    if why is not None:
+        state = OOM if why.startswith("out of memory") else FAILED
+        return Outcome(state=state, why=why, trace=trace)
     return Outcome(
         state=FAILED, why=f"{type(error).__name__}: {_line(error)}", trace=trace, unforeseen=True
     )

@@ -26,6 +26,8 @@ from qlora_repro.composing import composed_once, ids_quoted
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say, sentence
 from qlora_repro.errors import ConfigError, QloraError
+from qlora_repro.lead import cannot_go_on, dismiss, leading, refuse_launcher, said_elsewhere
+from qlora_repro.ranks import rank
 from qlora_repro.replay import replay
 from qlora_repro.sweep import (
     FOLDED,
@@ -77,8 +79,8 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
         keep(folder, record(REFUSED, str(error)), name="refused")
         return
     name, config = identity(run_cfg), asdict(run_cfg)
-    if run_cfg.on_error == "stop" and any(r.state in BAD for r in records(folder)):
-        keep(folder, record(STOPPED, "on_error=stop: a cell failed before", config), name=name)
+    if why := _stopped(run_cfg, folder):
+        keep(folder, record(STOPPED, why, config), name=name)
         return
     dropped = "dq" in overridden(words) and cfg.dq and not run_cfg.dq
     if any(int(path.name[:5]) < number for path in folder.glob(f"*-{name}.json")):
@@ -98,7 +100,16 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
     keep(folder, record(outcome.state, outcome.why, config), name=name)
 
 
+def _stopped(cfg: RunConfig, folder: Path) -> str:
+    """Return why a sweep does not begin another cell; empty where it does."""
+    if cannot_go_on():
+        return "the processes lost each other in a cell before"
+    stop = cfg.on_error == "stop" and any(record.state in BAD for record in records(folder))
+    return "on_error=stop: a cell failed before" if stop else ""
+
+
 def _checked(cfg: DictConfig, *, written: set[str]) -> RunConfig:
+    refuse_launcher()
     for group, option in HydraConfig.get().runtime.choices.items():
         if str(option).startswith("_"):
             raise ConfigError(f"{group}={option} is what its other options start from; choose one")
@@ -106,6 +117,8 @@ def _checked(cfg: DictConfig, *, written: set[str]) -> RunConfig:
 
 
 def _say_failure(outcome: Outcome, name: str = "") -> None:
+    if said_elsewhere():
+        return
     if outcome.trace and outcome.unforeseen:
         sys.stderr.write(outcome.trace)
     sentence(" ".join(f"{name}{outcome.why}".split()))
@@ -119,6 +132,15 @@ def report_errors(main: Callable[[], None]) -> int:
     """Run the command; return its exit code, and put what went wrong in one sentence on stderr."""
     # Started in the background by a script, a process would ignore the signal and run on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if rank() > 0:
+        from qlora_repro.follow import follow
+
+        return follow()
+    with leading():
+        return _command(main)
+
+
+def _command(main: Callable[[], None]) -> int:
     try:
         if "--replay" in sys.argv:
             replay(sys.argv[1:])
@@ -140,6 +162,7 @@ def report_errors(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         sentence("interrupted; the same command goes on from the last checkpoint")
         sys.stdout.flush()
+        dismiss()
         os._exit(INTERRUPTED)  # nothing is left to write, and taking torch down takes seconds
     return 0
 

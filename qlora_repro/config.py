@@ -76,6 +76,7 @@ class TrainConfig:
     gradient_checkpointing: bool
     group_by_length: bool
     packing: bool
+    sharded: bool  # the frozen base is divided among the processes (FSDP)
     save_steps: int  # a checkpoint every so many steps; 0: none
     keep_checkpoints: int
     log_steps: int

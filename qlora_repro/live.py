@@ -1,16 +1,18 @@
 """The one model of a cell: loaded when a stage first needs it, adapted once, let go at the end."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say
 from qlora_repro.kept import BASE
 from qlora_repro.lora import adapter, placement
-from qlora_repro.model.device import keep_freed_memory, return_freed_memory
+from qlora_repro.model.device import keep_freed_memory, resolve_device, return_freed_memory
 from qlora_repro.model.load import Loaded, load_base, load_trained
 from qlora_repro.model.quiet import quiet
 from qlora_repro.store.done import ADAPTER, MODEL
@@ -36,6 +38,28 @@ class Live:
         if self.loaded is None:
             self.loaded = BASE.take(self.name) or self._load()
         return self.loaded
+
+    def begin_training(self) -> None:
+        """Load a base that is to be sharded anew: in the host's memory, where all of it fits."""
+        if not self.cfg.train.sharded:
+            return
+        self.release()
+        say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}, to be divided")
+        model, dtype = self.cfg.model, self.cfg.dtype
+        loaded = load_base(
+            replace(model, device="cpu"),
+            dtype,
+            dq=self.cfg.dq,
+            seed=self.cfg.seed,
+            storage=getattr(torch, dtype.compute_dtype),  # one type all through, as FSDP likes it
+        )
+        device = str(resolve_device(model.device))  # where its parts will be
+        self.loaded = replace(loaded, origin=loaded.origin | {"device": device})
+
+    def end_training(self) -> None:
+        """Let go of a model in shards, which no process can use alone; `tuned` reads it back."""
+        if self.cfg.train.sharded:
+            self.loaded, self.adapted = None, False
 
     def _load(self) -> Loaded:
         say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}")
@@ -104,7 +128,8 @@ class Live:
 
     def release(self, *, keep: bool = False) -> None:
         """Let go of the model and of the memory that it held; `keep` the base for the next cell."""
-        if keep and self.loaded is not None and not self.cfg.full_finetuning:
+        alone = not (self.cfg.full_finetuning or self.cfg.train.sharded)
+        if keep and self.loaded is not None and alone:
             BASE.give_back(self.name, self.loaded)
         self.loaded = None
         gc.collect()

@@ -3,39 +3,27 @@
 Stages meet only in the store: each looks there first, and what is finished is not done again.
 """
 
-import json
-import shutil
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from qlora_repro import chat, manifest
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, progress, say
-from qlora_repro.data.sources import examples, fingerprint, split_holdout
-from qlora_repro.data.wrong import misanswered
 from qlora_repro.errors import ConfigError
 from qlora_repro.eval.reference import reference
 from qlora_repro.eval.stage import Beside, score
 from qlora_repro.finished import SKIPPED, describe, result, say_versions, summarize
-from qlora_repro.kept import ENCODED, EXAMPLES
 from qlora_repro.live import Live
 from qlora_repro.measure.stage import measure
 from qlora_repro.merge import merge
 from qlora_repro.model.load import Loaded
 from qlora_repro.records import Example
 from qlora_repro.report import CellResult, Scores, show
-from qlora_repro.store.done import MANIFEST, STEPS, TRAINED, Cell, find_cell
+from qlora_repro.store.done import MANIFEST, Cell, find_cell
 from qlora_repro.store.identity import decisive, key
 from qlora_repro.store.runs import Folder, open_store
 from qlora_repro.tracker import Tracker, tracking
-from qlora_repro.train.loop import Job, train
-from qlora_repro.train.stage import NoteProgress, TrackLoss, collator, encoded, optimizer_note
-
-CHECKPOINTS = "checkpoints"
+from qlora_repro.training import quiet, rows_of, train_cell
 
 
 def run(cfg: RunConfig, *, wait: bool = True) -> CellResult:
@@ -63,28 +51,20 @@ def run(cfg: RunConfig, *, wait: bool = True) -> CellResult:
     return found
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what libraries tell each other about renamed attributes off the user's screen."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
 def _stages(cell: Cell, live: Live, tracker: Tracker) -> CellResult:
     cfg = cell.cfg
     chat.foresee(cell)
     if "measure" in cfg.stages:
         with cell.base_claimed():
             _measure(cfg, cell.base, live)
-    rows, held_out = _rows(cfg)
+    rows, held_out = rows_of(cfg)
     if "eval" in cfg.stages:
         with cell.base_claimed():
             _evaluate(cell, live, tuned=False, held_out=held_out)
     if cell.trains:
         chat.answer_for_judge(cell, live)
         if "train" in cfg.stages:
-            _train(cell, live, rows, tracker)
+            train_cell(cell, live, rows, tracker)
         if "eval" in cfg.stages:
             _evaluate(cell, live, tuned=True, held_out=held_out)
         if cfg.merge:
@@ -94,24 +74,6 @@ def _stages(cell: Cell, live: Live, tracker: Tracker) -> CellResult:
     _track(tracker, before=found.before, after=found.after)
     summarize(cell, found)
     return found
-
-
-def _rows(cfg: RunConfig) -> tuple[list[Example], list[Example]]:
-    """Return (training rows, held-out rows), as far as the stages need any."""
-    if not (cfg.train.max_steps and "train" in cfg.stages) and not cfg.data.holdout:
-        return [], []
-
-    def read() -> tuple[list[Example], list[Example]]:
-        every = examples(cfg.data)
-        kept, held_out = split_holdout(every, holdout=cfg.data.holdout, seed=cfg.data.seed)
-        return misanswered(kept, share=cfg.data.wrong, seed=cfg.data.seed), held_out
-
-    found: tuple[list[Example], list[Example]] = EXAMPLES.get(_data_name(cfg), read)
-    return found
-
-
-def _data_name(cfg: RunConfig) -> str:
-    return json.dumps([decisive(cfg, "train")["data"], cfg.data.max_truncated], sort_keys=True)
 
 
 def _track(tracker: Tracker, **scores: Scores | None) -> None:
@@ -181,45 +143,3 @@ def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -
     folder.write(answers, rows)
     manifest.origin(cell.cfg, folder, digest, live=live, began=began)
     folder.write(metrics, found)  # last: the mark that this evaluation is done
-
-
-def _train(cell: Cell, live: Live, rows: list[Example], tracker: Tracker) -> None:
-    cfg, folder = cell.cfg, cell.folder
-    if cell.trained(contents=True):
-        say(f"training: {SKIPPED}")
-        return
-    began = time.monotonic()
-    tokenizer = live.base().tokenizer
-    encoded_rows = ENCODED.get(
-        f"{_data_name(cfg)} {live.name} {len(rows)}",
-        lambda: encoded(rows, tokenizer, model=cfg.model, cfg=cfg.data),
-    )
-    loaded = live.trainable()
-    ran = manifest.tuned(cfg, live, encoded_rows, rows, fingerprint(rows))
-    said = optimizer_note(cfg.train, loaded.model)
-    if said:
-        note(said)
-    share = ran["data"]["truncated_share"]
-    say(
-        f"training on {len(rows)} rows ({share:.1%} truncated), "
-        f"{ran['trainable']['total']:,} trainable parameters on a model of "
-        f"{ran['base']['all_parameters']:,}"
-    )
-    job = Job(
-        rows=encoded_rows,
-        collate=collator(loaded.model, tokenizer, kind=cfg.model.kind, packing=cfg.train.packing),
-        compute_dtype=cfg.dtype.compute_dtype,
-        seed=cfg.seed,
-        folder=folder.path / CHECKPOINTS,
-        watch=[TrackLoss(tracker), NoteProgress(folder.note_progress)],
-    )
-    outcome = train(loaded.model, job, cfg=cfg.train)
-    folder.drop(
-        TRAINED, "metrics-*", "generations-*", "judgments-*"
-    )  # of weights that were trained before
-    live.publish()
-    folder.write(STEPS, outcome.steps)
-    folder.write_json(MANIFEST, ran | manifest.trained(outcome))
-    manifest.origin(cell.cfg, folder, "train", live=live, began=began)
-    folder.write_json(TRAINED, asdict(outcome))
-    shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nothing is left to take up

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from qlora_repro.config import RunConfig
 from qlora_repro.errors import ConfigError
+from qlora_repro.ranks import processes
 
 STAGES = ("plan", "measure", "train", "eval", "generate", "judge")
 
@@ -88,3 +89,41 @@ def check_paths(cfg: RunConfig) -> None:
     for key, path in files.items():
         if path is not None and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}={path} is not a file; it is looked for from {Path.cwd()}")
+
+
+def check_processes(cfg: RunConfig) -> None:
+    """Refuse training that the processes of this run cannot share."""
+    train, many = cfg.train, processes()
+    if not train.max_steps or "train" not in cfg.stages:
+        return
+    if train.sharded:
+        _check_sharded(cfg)
+    if train.batch_size % many:
+        raise ConfigError(
+            f"{many} processes cannot share train.batch_size={train.batch_size} evenly; start a "
+            "number of them that divides it"
+        )
+    if train.batch_size % (train.micro_batch_size * many):
+        raise ConfigError(
+            f"train.micro_batch_size={train.micro_batch_size} in {many} processes does not divide "
+            f"train.batch_size={train.batch_size}; write "
+            f"train.micro_batch_size={train.batch_size // many} or a divisor of it"
+        )
+
+
+def _check_sharded(cfg: RunConfig) -> None:
+    if processes() == 1:
+        raise ConfigError(
+            "train.sharded=true divides the base among processes, and this is the only one; start "
+            "torchrun --nproc_per_node=N run.py ..., or write train.sharded=false"
+        )
+    if cfg.full_finetuning:
+        raise ConfigError(
+            "train.sharded=true divides a frozen base, and lora=none trains every weight; use "
+            "lora=all or train.sharded=false"
+        )
+    if (cfg.dtype.name, cfg.dtype.backend) == ("int8", "bnb"):
+        raise ConfigError(
+            "train.sharded=true cannot divide the int8 layers of bitsandbytes; use dtype=nf4, or "
+            "dtype.backend=simulated"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import kept, live, pipeline
+from qlora_repro import kept, live, pipeline, training
 from qlora_repro.config import RunConfig
 from qlora_repro.train import stage
 
@@ -37,8 +37,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return call
 
     monkeypatch.setattr(live, "load_base", counting("base", live.load_base))
-    monkeypatch.setattr(pipeline, "examples", counting("examples", pipeline.examples))
-    monkeypatch.setattr(pipeline, "encoded", counting("encoded", stage.encoded))
+    monkeypatch.setattr(training, "examples", counting("examples", training.examples))
+    monkeypatch.setattr(training, "encoded", counting("encoded", stage.encoded))
     return counts
 
 
@@ -97,7 +97,7 @@ def test_a_cell_that_failed_keeps_nothing(
     def broken(*words: Any, **named: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
     with pytest.raises(ZeroDivisionError):
         pipeline.run(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]"))
     assert kept.BASE.loaded is None

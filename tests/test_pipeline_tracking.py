@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import pipeline
+from qlora_repro import pipeline, training
 from qlora_repro.attempt import attempt
 from qlora_repro.config import RunConfig
 
@@ -65,7 +65,7 @@ def test_the_run_is_closed_as_failed_when_training_raises(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(cell("tracked", *TRACKED))
     assert finished == [1]

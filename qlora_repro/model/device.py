@@ -6,6 +6,7 @@ import re
 import torch
 
 from qlora_repro.errors import ConfigError
+from qlora_repro.ranks import processes, processes_here, rank_here
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers for mallopt
 LARGE = 1 << 30  # bytes
@@ -26,8 +27,18 @@ def resolve_device(name: str) -> torch.device:
             f"model.device={name} asks for CUDA and this machine offers none{built}; "
             "use model.device=cpu"
         )
-    number = int(name.partition(":")[2] or 0)
-    count = torch.cuda.device_count()
+    count, here = torch.cuda.device_count(), processes_here()
+    if processes() > 1 and ":" in name:
+        raise ConfigError(
+            f"model.device={name} is one GPU, and {processes()} processes take one each; use "
+            "model.device=cuda"
+        )
+    if here > count:
+        raise ConfigError(
+            f"{here} processes were started on this machine, and it has {count} GPUs for them; "
+            f"start {count}, or use model.device=cpu"
+        )
+    number = int(name.partition(":")[2] or rank_here())
     if number >= count:
         raise ConfigError(
             f"model.device={name} is not there: the GPUs are numbered 0 to {count - 1}"

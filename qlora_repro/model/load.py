@@ -50,6 +50,7 @@ def load_base(
     dq: bool,
     seed: int = 0,
     on_disk: Path | None = None,
+    storage: torch.dtype = torch.uint8,
 ) -> Loaded:
     """Return the untuned model at the precision that `dtype` and `dq` ask for.
 
@@ -57,7 +58,7 @@ def load_base(
     is not quantized is 16-bit, as in the paper: in compute_dtype, and where that is float32 (faster
     on a CPU) each value is rounded to bf16 first and held in float32; dtype=fp32 rounds nothing.
     `seed` draws a classification head that the checkpoint lacks. `on_disk` is a folder that stands
-    in for the checkpoint that `model` names.
+    in for the checkpoint. bitsandbytes' 4-bit codes are viewed as `storage`, the same bytes.
 
     Raises ConfigError for a section that cannot be, ModelError for a checkpoint that cannot be
     used and for a live model that is not what was asked for.
@@ -67,7 +68,7 @@ def load_base(
             f"dtype=fp32 computes in float32, and dtype.compute_dtype is {dtype.compute_dtype}"
         )
     reader = _reader(model, on_disk)
-    live = reader.read(dtype, dq=dq, seed=seed)
+    live = reader.read(dtype, dq=dq, seed=seed, storage=storage)
     names = [] if dtype.name in FULL_PRECISION else reader.expected()
     if dtype.backend == "simulated" and names:
         size, scales = dtype.blocksize, dtype.scales
@@ -128,17 +129,18 @@ class _Reader:
                 f"does not fit it; {' or '.join(fitting) or 'no kind of model here'} would"
             )
 
-    def read(self, dtype: DtypeConfig, *, dq: bool, seed: int) -> PreTrainedModel:
+    def read(
+        self, dtype: DtypeConfig, *, dq: bool, seed: int, storage: torch.dtype = torch.uint8
+    ) -> PreTrainedModel:
         """Return the model; for backend=bnb each weight is quantized as it is read."""
         compute = getattr(torch, dtype.compute_dtype)
         quantized = None
         if dtype.backend == "bnb" and dtype.name not in FULL_PRECISION:
-            quantized = quantization_config(
-                dtype.name, blocksize=dtype.blocksize, dq=dq, compute_dtype=compute
-            )
+            how = {"dq": dq, "compute_dtype": compute, "storage": storage}
+            quantized = quantization_config(dtype.name, blocksize=dtype.blocksize, **how)
             # LLM.int8() computes in float16 and says so once a layer, in each pass
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        gpus = list(range(torch.cuda.device_count()))
+        gpus = range(torch.cuda.device_count())
         try:
             with quiet(), torch.random.fork_rng(devices=gpus):
                 torch.manual_seed(seed)
@@ -157,8 +159,7 @@ class _Reader:
             if lacks_memory(error):
                 raise LackOfMemory(self._too_large(dtype)) from error
             raise ModelError(self._why("its weights", error)) from error
-        resized = {name for name, *_ in report["mismatched_keys"]}
-        self.new = sorted(report["missing_keys"] | resized)
+        self.new = sorted(report["missing_keys"] | {n for n, *_ in report["mismatched_keys"]})
         self._refuse_random(f"{live.base_model_prefix}.")
         # Adapters name their base by hub id and commit, not by a folder in the hub's cache.
         live.name_or_path = live.config._name_or_path = self.checkpoint.name

@@ -112,9 +112,11 @@ def predicted_peak(cfg: RunConfig, *, length: int | None = None, padded: bool = 
 def foretold(cfg: RunConfig, training: dict[str, Any] | None) -> int | None:
     """Return the peak that was to be expected of a run, for rows as long as the longest it saw.
 
-    `training` is the run's record. None where it did not train or did not note that length, and
-    where planning cannot tell: a run that is done is not to fail for it.
+    `training` is the run's record. None where it did not train or did not note that length, where
+    the base lay divided, and where planning cannot tell: a run that is done is not to fail for it.
     """
+    if training and training.get("sharded"):
+        return None
     longest = training.get("longest") if training else None
     try:
         return predicted_peak(cfg, length=longest) if longest else None

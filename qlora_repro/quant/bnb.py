@@ -57,18 +57,19 @@ def quantization_config(
     dq: bool,
     compute_dtype: torch.dtype,
     skip: list[str] | None = None,
+    storage: torch.dtype = torch.uint8,
 ) -> BitsAndBytesConfig:
     """Return a `quantization_config` for from_pretrained: each weight is quantized as it is read.
 
     nf4 and fp4 at any block size that bitsandbytes has, and LLM.int8(). One weight at a time is in
     16 bits. Pass `dtype=compute_dtype` to from_pretrained as well: the forward pass dequantizes to
     compute_dtype and the backward pass to the dtype that was loaded. `skip` names modules, in full,
-    to leave out of what `quantizable` chooses.
+    to leave out of what `quantizable` chooses. `storage` is what 4-bit codes are viewed as.
 
     Raises ConfigError for a dtype or block size that bitsandbytes lacks; from_pretrained raises
     ModelError when the checkpoint has no weight for a module that is to be quantized.
     """
-    return StreamedConfig(Layout(dtype, blocksize, dq, compute_dtype), skip)
+    return StreamedConfig(Layout(dtype, blocksize, dq, compute_dtype, storage), skip)
 
 
 def quantize_in_place(

@@ -24,6 +24,7 @@ class Layout:
     blocksize: int  # nf4 and fp4 only: int8 has one scale a row
     dq: bool
     compute_dtype: torch.dtype
+    storage: torch.dtype = torch.uint8  # what packed 4-bit codes are viewed as
 
     def __post_init__(self) -> None:
         if self.dtype not in BNB_DTYPES:
@@ -64,14 +65,14 @@ def shell_of(module: Any, layout: Layout, *, storage: torch.dtype) -> Any:
 
 
 def storage_of(model: nn.Module, name: str, layout: Layout) -> torch.dtype:
-    """Return the torch dtype that packed codes are viewed as: uint8, but for T5's `wo`.
+    """Return the torch dtype that packed codes are viewed as: the layout's, but for T5's `wo`.
 
     T5 casts its activations to `wo.weight.dtype` unless that is int8, and uint8 activations are
     garbage. transformers leaves `wo` unquantized for it; viewed as compute_dtype the same bytes do
     no harm.
     """
     touchy = getattr(model, "_keep_in_fp32_modules", None) or ()
-    return layout.compute_dtype if name.rpartition(".")[2] in touchy else torch.uint8
+    return layout.compute_dtype if name.rpartition(".")[2] in touchy else layout.storage
 
 
 def row_scales(module: nn.Module) -> Tensor:

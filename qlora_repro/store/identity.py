@@ -24,7 +24,7 @@ DECIDES = {
 # Where it runs, what is kept and printed on the way: none of it changes a result.
 IRRELEVANT = {
     "model": ("tuned", "device", "note", "architecture", "config"),
-    "train": ("name", "epochs", "save_steps", "keep_checkpoints", "log_steps"),
+    "train": ("name", "epochs", "sharded", "save_steps", "keep_checkpoints", "log_steps"),
     "data": ("max_truncated",),
     "eval": ("name",),
     "generate": ("name",),

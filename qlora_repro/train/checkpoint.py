@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qlora_repro.console import note
 from qlora_repro.errors import RunError
+from qlora_repro.ranks import processes, rank
 from qlora_repro.store.whole import mark, whole
 
 CHECKPOINTS = "checkpoints"  # beside what a run publishes
@@ -43,7 +45,11 @@ class KeepWhole(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Sync the files, write the mark, prune."""
+        """Sync the files, write the mark, prune: on rank 0, once each rank has written its own."""
+        if processes() > 1:
+            distributed.barrier()
+        if rank() > 0:
+            return
         mark(self.folder / f"checkpoint-{state.global_step}")
         ranked = sorted(self.folder.glob("checkpoint-*"), key=step_of, reverse=True)
         for old in [path for path in ranked if whole(path, contents=False)][self.keep :]:

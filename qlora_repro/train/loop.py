@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -14,12 +14,15 @@ from qlora_repro.config import TrainConfig
 from qlora_repro.data.collate import Collate
 from qlora_repro.data.encode import Row
 from qlora_repro.data.order import order
+from qlora_repro.ranks import processes, rank
+from qlora_repro.together import together
 from qlora_repro.train.checkpoint import (
     KeepWhole,
     naming_full_disk,
     newest_whole_checkpoint,
     step_of,
 )
+from qlora_repro.train.dropout import DropoutDraw
 from qlora_repro.train.loss import TargetLoss
 from qlora_repro.train.memory import MemoryPeak, naming_lack_of_memory
 from qlora_repro.train.progress import ShowProgress
@@ -49,7 +52,10 @@ class TrainResult:
     seconds: float  # of this process: a resumed run counts from where it was taken up
     tokens_per_second: float | None  # real tokens; None when nothing was left to train
     resumed_from: int  # step; 0 for a run in one go
-    peak_memory: int  # bytes: CUDA allocator, or resident set on a CPU
+    peak_memory: int  # bytes, of rank 0: CUDA allocator, or resident set on a CPU
+    processes: int  # that trained on one batch together
+    sharded: bool  # the base lay divided among them
+    backend: str | None  # by which they met: gloo or nccl; None for one process alone
 
 
 class Rows(Dataset[Row]):
@@ -95,7 +101,7 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     Raises RunError for a loss that is not a number, for lack of memory and for a full disk.
     """
     rows, folder = job.rows, job.folder
-    device = next(model.parameters()).device
+    device = next(p.device for p in model.parameters() if p.requires_grad)
     optim = runnable_optim(cfg.optim, device=device.type)
     sequence = order(
         [len(row) for row in rows],
@@ -108,6 +114,7 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     batches = [seen[i : i + cfg.batch_size] for i in range(0, len(seen), cfg.batch_size)]
     loss, peak = TargetLoss(), MemoryPeak(device)
     progress = ShowProgress([sum(map(len, batch)) for batch in batches])
+    dropout = DropoutDraw(job.seed, cfg.batch_size // cfg.micro_batch_size)
     keep = KeepWhole(folder, keep=cfg.keep_checkpoints)
     trainer = Trainer(
         model,
@@ -115,10 +122,12 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
         job.collate,
         train_dataset=Rows(rows, sequence),
         compute_loss_func=loss,
-        callbacks=[loss, keep, peak, progress, *job.watch],
+        callbacks=[loss, dropout, keep, peak, progress, *job.watch],
     )
     trainer.remove_callback(PrinterCallback)  # ShowProgress says it
-    start = newest_whole_checkpoint(folder)
+    start = newest_whole_checkpoint(folder) if rank() == 0 else None
+    if processes() > 1:
+        start = together().agreed(start)
     began = time.monotonic()
     with progress, naming_full_disk(folder), naming_lack_of_memory(model, cfg.micro_batch_size):
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
@@ -137,6 +146,9 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
         tokens_per_second=here / seconds if here else None,
         resumed_from=resumed,
         peak_memory=peak.bytes(),
+        processes=processes(),
+        sharded=cfg.sharded,
+        backend=distributed.get_backend() if processes() > 1 else None,
     )
 
 
@@ -148,7 +160,7 @@ def arguments(cfg: TrainConfig, job: Job, *, optim: str, device: torch.device) -
         optim=optim,
         learning_rate=cfg.lr,
         per_device_train_batch_size=cfg.micro_batch_size,
-        gradient_accumulation_steps=cfg.batch_size // cfg.micro_batch_size,
+        gradient_accumulation_steps=cfg.batch_size // (cfg.micro_batch_size * processes()),
         max_steps=cfg.max_steps,
         lr_scheduler_type=cfg.schedule,
         warmup_steps=cfg.warmup_steps,
@@ -166,6 +178,8 @@ def arguments(cfg: TrainConfig, job: Job, *, optim: str, device: torch.device) -
         bf16=job.compute_dtype == "bfloat16" and on_gpu,
         fp16=job.compute_dtype == "float16" and on_gpu,
         use_cpu=not on_gpu,
+        ddp_find_unused_parameters=False,  # every adapter is used in every pass
+        ddp_broadcast_buffers=False,  # they are constants
         seed=job.seed,
         data_seed=job.seed,
         report_to=[],

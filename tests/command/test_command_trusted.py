@@ -11,7 +11,7 @@ import torch
 from forking import Forked, fork
 from running import Outcome, command
 
-from qlora_repro import pipeline
+from qlora_repro import training
 
 SMALL = [
     *("model=tiny", "eval.n=1", "eval.tasks=[procedural_mc]", "train.max_steps=2", "data.rows=16"),
@@ -95,14 +95,14 @@ def test_a_finished_cell_shows_its_row_without_importing_what_runs_models(
 
 def failing(kind: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch, *, seed: int) -> None:
     """Let training of one seed fail."""
-    train = pipeline.train
+    train = training.train
 
     def broken(model: Any, job: Any, **rest: Any) -> Any:
         if job.seed == seed:
             raise kind()
         return train(model, job, **rest)
 
-    monkeypatch.setattr(pipeline, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
 
 
 def test_out_of_memory_is_a_state_of_its_own_and_stands_in_the_table(

@@ -1,0 +1,39 @@
+"""What ranks other than 0 do: train along, keep silent, write nothing."""
+
+import os
+import signal
+import sys
+import warnings
+
+from omegaconf import OmegaConf
+
+from qlora_repro import checks
+from qlora_repro.attempt import worded
+from qlora_repro.console import sentence
+from qlora_repro.together import failed_elsewhere, in_step, together
+
+
+def follow() -> int:
+    """Train along with rank 0 whatever it says, until it is done; return the exit code.
+
+    The first rank to fail says why, whichever it is.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 has the last word on an interruption
+        signal.signal(number, signal.SIG_DFL)
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever writes there, libraries too
+    warnings.simplefilter("ignore")
+    from qlora_repro.training import train_along  # slow: rank 0 imports at the same time
+
+    try:
+        while (order := together().next_order()) is not None:
+            with in_step():
+                train_along(checks.parse(OmegaConf.create(order), written=()))
+    except Exception as error:  # noqa: BLE001  # rank 0 is told, and torchrun ends the others
+        if not failed_elsewhere():
+            failed = worded(error)
+            sys.stderr.write(failed.trace if failed.unforeseen else "")
+            sentence(failed.why)
+        return 1
+    together().part()
+    return 0

@@ -1,0 +1,23 @@
+"""Which of the processes this one is that torchrun or accelerate started; read without torch."""
+
+import os
+
+
+def rank() -> int:
+    """Return this process's number among all, from 0; 0 where it was started alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def processes() -> int:
+    """Return how many processes work on one run; 1 where it was started alone."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+def rank_here() -> int:
+    """Return this process's number on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def processes_here() -> int:
+    """Return how many of the processes run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes()))

@@ -1,0 +1,206 @@
+"""One run in several processes is that run in one: the same curve, records, resume; one voice."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forking import fork
+from ranked import TERMINATED, Ranks
+from running import PATIENCE, RUN, environment
+
+from qlora_repro import pipeline, training
+from qlora_repro.errors import LackOfMemory
+from qlora_repro.replay import compare
+from qlora_repro.train.loop import TrainResult
+
+SMALL = [
+    *("model=tiny", "eval.n=1", "data.rows=40", "lora.r=4", "lora.dropout=0.1"),
+    *("train.max_steps=6", "train.batch_size=8", "train.micro_batch_size=2", "train.save_steps=2"),
+    "train.gradient_checkpointing=true",
+]
+TRAINS = [*SMALL, "stages=[train]"]
+CLOSE = 1e-4
+OF_THE_PROCESSES = {"seconds", "tokens_per_second", "peak_memory", "processes", "backend"}
+
+
+def folders(root: Path) -> list[Path]:
+    return sorted((root / "outputs" / "results").glob("tiny-*"))
+
+
+def tuned(root: Path) -> Path:
+    return next(path for path in folders(root) if "untuned" not in path.name)
+
+
+def trained(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tuned(root) / "train.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    run = fork(folder, *SMALL)
+    assert run.end() == 0, run.output
+    return folder
+
+
+def assert_the_same_run(many: Path, alone: Path, **differing: Any) -> None:
+    """The same cells, files and records; numbers to 1e-4, and times and speeds left out."""
+    assert [path.name for path in folders(many)] == [path.name for path in folders(alone)]
+    for one, other in zip(folders(alone), folders(many), strict=True):
+        assert {path.name for path in other.iterdir()} == {path.name for path in one.iterdir()}
+        for found in compare(one, other):
+            if not found.file.startswith("adapter"):  # by digest: sums in another order differ
+                assert found.others == 0, found
+                assert found.largest < CLOSE, found
+    steps = (tuned(many) / "steps.jsonl").read_text().splitlines()
+    assert len(steps) == 6
+    ours, theirs = trained(many), trained(alone)
+    assert {key: ours[key] for key in differing} == differing
+    rest = {f.name for f in fields(TrainResult)} - OF_THE_PROCESSES - {*differing, "steps"}
+    assert {key: ours[key] for key in rest} == {key: theirs[key] for key in rest}
+
+
+def test_torchrun_with_two_processes_gives_the_curve_and_the_records_of_one(
+    alone: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(RUN), *SMALL],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 6/6") == 1
+    assert_the_same_run(tmp_path, alone, processes=2, backend="gloo", sharded=False)
+    assert trained(alone)["backend"] is None
+    manifest = json.loads((tuned(tmp_path) / "manifest.json").read_text())
+    assert manifest["training"]["processes"] == 2
+    assert 0.0 < trained(alone)["padded"] < 0.5  # the rows of a micro-batch are of unequal length
+
+
+def test_a_divided_4_bit_base_gives_the_curve_and_the_records_of_a_whole_one(
+    alone: Path, tmp_path: Path
+) -> None:
+    ranks = Ranks(tmp_path, *SMALL, "train=fsdp")
+    assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
+    assert_the_same_run(tmp_path, alone, processes=2, backend="gloo", sharded=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", [("dtype.backend=simulated",), ("dtype=bf16", "dq=false")])
+def test_a_divided_16_bit_base_gives_the_curve_and_the_records_of_a_whole_one(
+    base: tuple[str, ...], tmp_path: Path
+) -> None:
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    for folder in (alone, many):
+        folder.mkdir()
+    assert fork(alone, *SMALL, *base).end() == 0
+    ranks = Ranks(many, *SMALL, "train=fsdp", *base)
+    assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
+    assert_the_same_run(many, alone, processes=2, backend="gloo", sharded=True)
+
+
+def test_a_sweep_runs_each_cell_in_all_processes_and_rank_0_alone_tracks_and_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pipeline.tracking
+
+    def seen(*words: Any, **named: Any) -> Any:
+        with (tmp_path / "tracked").open("a") as file:
+            file.write(f"rank {os.environ['RANK']}\n")
+        return tracking(*words, **named)
+
+    monkeypatch.setattr(pipeline, "tracking", seen)
+    ranks = Ranks(tmp_path, *TRAINS, "train.max_steps=2", "-m", "seed=0,1")
+    assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
+    assert ranks.output(0).count("step 2/2") == 2
+    assert ranks.output(1) == ""
+    done = [json.loads(path.read_text()) for path in tmp_path.rglob("train.json")]
+    assert [found["processes"] for found in done] == [2, 2]
+    assert (tmp_path / "tracked").read_text() == "rank 0\n" * 2
+
+
+def test_a_run_whose_process_was_killed_is_taken_up_and_ends_with_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    words = [*TRAINS, "train.max_steps=15", "train.save_steps=5", "train.batch_size=4"]
+    assert Ranks(whole, *words).end() == {0: 0, 1: 0}
+    ranks = Ranks(killed, *words)
+    ends = time.monotonic() + PATIENCE
+    while not list(killed.glob("outputs/results/*/checkpoints/checkpoint-*/whole.json")):
+        ranks.look()
+        assert not ranks.codes, ranks.output(0)
+        assert time.monotonic() < ends
+        time.sleep(0.03)
+    ranks.kill(1)
+    codes = ranks.end()
+    assert codes[0] not in (0, TERMINATED)
+    said = re.findall(r"^error: .*", ranks.output(0) + ranks.output(1), flags=re.MULTILINE)
+    assert len(said) == 1
+    assert "the same command goes on from the last checkpoint" in said[0]
+    again = Ranks(killed, *words)
+    assert again.end() == {0: 0, 1: 0}, again.output(0)
+    assert trained(killed)["resumed_from"] > 0
+    for name in ("steps.jsonl", "adapter/adapter_model.safetensors"):
+        assert (tuned(killed) / name).read_bytes() == (tuned(whole) / name).read_bytes()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_fails_in_one_process_ends_all_with_its_sentence_once_and_is_on_record(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training.train
+
+    def broken(model: Any, job: Any, **rest: Any) -> Any:
+        if os.environ["RANK"] == str(failing):
+            raise LackOfMemory("out of memory: a made-up lack")
+        return train(model, job, **rest)
+
+    monkeypatch.setattr(training, "train", broken)
+    ranks = Ranks(tmp_path, *TRAINS, "train.max_steps=2")
+    codes = ranks.end()
+    assert 0 not in codes.values()
+    both = ranks.output(0) + ranks.output(1)
+    assert both.count("error: ") == 1
+    assert "error: out of memory: a made-up lack" in ranks.output(failing)
+    assert "Traceback" not in both
+    note = json.loads((tuned(tmp_path) / "failed.json").read_text())
+    assert note["why"] == "out of memory: a made-up lack"
+    assert not list(tmp_path.rglob("train.json"))
+
+
+def test_a_failed_cell_ends_a_sweep_whose_processes_lost_each_other(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, *TRAINS, "-m", "train.lr=inf,0.001")
+    assert ranks.end()[0] == 1
+    assert ranks.output(0).count("the loss is nan") >= 1
+    assert "the processes lost each other in a cell before" in ranks.output(0)
+    assert not list(tmp_path.rglob("train.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train.micro_batch_size=8"], "write train.micro_batch_size=4 or a divisor of it"),
+        (["train.max_stps=3"], "there is no setting 'train.max_stps'"),
+    ],
+)
+def test_what_is_refused_is_refused_once(words: list[str], said: str, tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, *TRAINS, *words)
+    assert ranks.end()[0] == 1
+    both = ranks.output(0) + ranks.output(1)
+    assert both.count("\n") == both.count("error: ") == 1
+    assert said in both

@@ -1,10 +1,8 @@
 """Between Hydra and the pipeline: cells of a sweep, errors in one sentence, exit codes."""
 
 import contextlib
-import difflib
 import io
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -15,13 +13,14 @@ from typing import Any, cast
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qlora_repro import checks
 from qlora_repro.attempt import BAD, BUSY, REFUSED, Outcome, attempt
+from qlora_repro.complaints import explain
 from qlora_repro.composing import composed_once, ids_quoted
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say, sentence
@@ -29,7 +28,9 @@ from qlora_repro.errors import ConfigError, QloraError
 from qlora_repro.lead import cannot_go_on, dismiss, leading, refuse_launcher, said_elsewhere
 from qlora_repro.ranks import rank
 from qlora_repro.replay import replay
+from qlora_repro.store.state import read_note
 from qlora_repro.sweep import (
+    ENDED,
     FOLDED,
     RUNNING,
     STOPPED,
@@ -40,9 +41,9 @@ from qlora_repro.sweep import (
     overridden,
     records,
 )
+from qlora_repro.workers import launched, settle
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
-FEW = 12  # of more options than these, an error names the nearest only
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -51,7 +52,9 @@ def cell(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     words = cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
     if hydra.mode == RunMode.MULTIRUN:
-        _cell_of_sweep(cfg, words, folder=Path(hydra.sweep.dir), number=int(hydra.job.num))
+        folder = Path(hydra.sweep.dir)
+        settle(folder)
+        _cell_of_sweep(cfg, words, folder=folder, number=int(hydra.job.num))
         return
     try:
         run_cfg = _checked(cfg, written=overridden(words))
@@ -90,9 +93,14 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
         say(f"\nfolded into an earlier cell{why}")
         keep(folder, record(FOLDED, config=config), name=name)
         return
+    if (read_note(folder / f"{number:05}-{name}.json") or {}).get("state") == ENDED:
+        return  # its process died on it: it runs alone, after the others
     say(f"\ncell {number + 1}: {' '.join(words)}{f' ({_without_dq(run_cfg)})' * dropped}")
     keep(folder, record(RUNNING, "its process was ended", config), name=name)
-    outcome = attempt(run_cfg, rerun=command_of(words), wait=False)
+    waits = (
+        HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic"
+    )  # for the score it goes by
+    outcome = attempt(run_cfg, rerun=command_of(words), wait=waits)
     if outcome.state == BUSY:
         say("another process is working on this cell; it is taken up again after the others")
     if outcome.state in BAD:
@@ -147,7 +155,7 @@ def _command(main: Callable[[], None]) -> int:
             return 0
         sys.argv[1:] = arranged(sys.argv[1:])
         with composed_once():
-            main()
+            launched(main)
     except QloraError as error:
         sentence(str(error))
         return 1
@@ -188,42 +196,6 @@ def arranged(words: Sequence[str]) -> list[str]:
     for override in overrides:
         flags.remove(override)
     return [*map(ids_quoted, overrides), *flags]
-
-
-def explain(error: Exception) -> str:
-    """Return Hydra's or OmegaConf's complaint as one sentence with the nearest valid name."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return _unknown_option(group, name, error.options or [])
-    found = re.search(
-        r"Could not (?:override|append to config\.[^']*|delete from config\.[^']*) ?'([^']+)'", text
-    )
-    if found:
-        return checks.unknown_key(found[1].lstrip("+~"))
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} cannot be read; write KEY=VALUE, as in dtype=nf4 or train.lr=1e-4"
-        )
-    if found := re.match(r"(\S+) appears more than once in the final defaults", text):
-        return f"{found[1]} is given twice; write {found[1]}=OPTION once and without +"
-    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]} has more than one value, which is a sweep; add -m"
-    return text
-
-
-def _unknown_option(group: str, name: str, options: Sequence[str]) -> str:
-    there = sorted(option for option in options if not option.startswith("_"))
-    near = difflib.get_close_matches(name, there, n=3, cutoff=0.5)
-    hint = f"the nearest is {group}={near[0]}; " if near else ""
-    if not there:
-        return f"there is no {group}={name}, and no other option of {group} either"
-    if len(there) <= FEW:
-        return f"{group} has no option {name!r}; {hint}it has {', '.join(there)}"
-    more = f"{', '.join(near[1:])} are near too; " if near[1:] else ""
-    return (
-        f"{group} has no option {name!r}; {hint}{more}python run.py --help lists all {len(there)}"
-    )
 
 
 def options(group: str) -> str:

@@ -17,9 +17,17 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
 
 
+_PLAIN: list[bool] = []
+
+
+def plain() -> None:
+    """Print lines only from now on: other processes write on this terminal too."""
+    _PLAIN.append(True)
+
+
 def interactive() -> bool:
-    """Whether a person watches: a terminal, not a pipe."""
-    return sys.stdout.isatty()
+    """Whether a person watches this process alone: a terminal, not a pipe."""
+    return sys.stdout.isatty() and not _PLAIN
 
 
 def say(*what: Any) -> None:

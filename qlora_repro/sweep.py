@@ -38,6 +38,7 @@ from qlora_repro.store.state import read_note
 from qlora_repro.store.whole import write_whole
 
 RUNNING, FOLDED, STOPPED = "running", "folded", "not begun"
+ENDED = "ended"  # its process died: it is kept for the end of the sweep
 STAGES = ("train", "eval", "generate", "judge", "measure", "plan")
 
 
@@ -132,7 +133,7 @@ class Report(Callback):
                 self._again(folder, record, record.run_config)
         done = records(folder) if busy else done
         show(done)
-        bad = [record for record in done if record.state in BAD or record.state == RUNNING]
+        bad = [record for record in done if record.state in BAD or record.state in (RUNNING, ENDED)]
         if bad:
             sys.stdout.flush()
             raise SystemExit(1)
@@ -160,7 +161,7 @@ def show(done: Sequence[Record]) -> None:
     if any(found is not None for *_, found in rows):
         for table in sweep_tables(rows):
             say(table)
-    bad = [record for record in shown if record.state in (*BAD, RUNNING, STOPPED)]
+    bad = [record for record in shown if record.state in (*BAD, RUNNING, ENDED, STOPPED)]
     if bad:
         named = dict(zip((r.number for r in shown), labels, strict=True))
         say(failures([(r.number + 1, named[r.number], r.state, r.why) for r in bad]))
@@ -191,7 +192,7 @@ def labelled(shown: Sequence[Record]) -> list[str]:
 
 
 def _result(cfg: RunConfig | None, state: str) -> CellResult | None:
-    if cfg is None or "plan" in cfg.stages or state in (*BAD, RUNNING, STOPPED, BUSY):
+    if cfg is None or "plan" in cfg.stages or state in (*BAD, RUNNING, ENDED, STOPPED, BUSY):
         return None
     return result(find_cell(cfg, open_store(cfg.results_dir)))
 

@@ -3,7 +3,7 @@
 import pytest
 from hydra.errors import MissingConfigException
 
-from qlora_repro import cli
+from qlora_repro import cli, complaints
 from qlora_repro.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def test_an_error_never_offers_what_options_start_from() -> None:
     error = MissingConfigException(
         message="", missing_cfg_file="eval/_bas", options=["_base", "none", "rouge"]
     )
-    assert cli.explain(error) == "eval has no option '_bas'; it has none, rouge"
+    assert complaints.explain(error) == "eval has no option '_bas'; it has none, rouge"
     assert "_hub" not in cli.options("model")
     assert "tiny" in cli.options("model")
 
@@ -36,6 +36,6 @@ def test_an_error_never_offers_what_options_start_from() -> None:
 def test_of_many_options_only_the_nearest_are_named() -> None:
     names = [f"llama_{size}b" for size in range(20)]
     error = MissingConfigException(message="", missing_cfg_file="model/lama_7b", options=names)
-    sentence = cli.explain(error)
+    sentence = complaints.explain(error)
     assert sentence.startswith("model has no option 'lama_7b'; the nearest is model=llama_7b; ")
     assert sentence.endswith("python run.py --help lists all 20")

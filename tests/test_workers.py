@@ -1,0 +1,84 @@
+"""Each worker's share of the machine, and what is made of one that died."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qlora_repro import workers
+
+
+def test_the_gpus_of_a_worker_are_those_that_the_user_left_visible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8f2a")
+    assert workers.gpus() == ["3", "GPU-8f2a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert workers.gpus() == []
+
+
+def test_workers_alive_at_once_see_one_gpu_each_and_a_dead_ones_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    held = [child(tmp_path) for _ in range(3)]
+    assert [gpu for _, gpu in held] == ["4", "7", "4"]  # three workers on two GPUs take turns
+    stop(held[1][0])
+    again = child(tmp_path)
+    assert again[1] == "7"
+    for pid, _ in (held[0], held[2], again):
+        stop(pid)
+
+
+def child(folder: Path) -> tuple[int, str]:
+    """Fork a worker that takes a GPU and lives on; return its process and what it sees."""
+    sys.stdout.flush()
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        workers._take_gpu(folder)
+        os.write(write, os.environ["CUDA_VISIBLE_DEVICES"].encode())
+        os.close(write)
+        os.kill(os.getpid(), 19)  # stopped, and so alive, until it is killed
+    os.close(write)
+    with os.fdopen(read) as told:
+        return pid, told.read()
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+
+
+def test_a_launcher_that_gives_up_without_a_cell_in_between_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.Workers, "folder", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m"])
+    calls = []
+
+    def main() -> None:
+        calls.append(list(sys.argv))
+        raise RuntimeError("no cluster")
+
+    with pytest.raises(RuntimeError, match="no cluster"):
+        workers.launched(main)
+    assert len(calls) == 1
+
+
+def test_an_error_outside_a_sweep_of_workers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.Workers, "folder", None)
+
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        workers.launched(main)
+
+
+def test_a_cell_that_ends_its_process_also_alone_has_failed_by_the_signal(configured: Any) -> None:
+    state, why = workers._came_of(-9, configured("model=tiny"))
+    assert state == "failed"
+    assert why.startswith("its process was ended by SIGKILL, first among others and then alone")

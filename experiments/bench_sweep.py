@@ -1,7 +1,8 @@
 """What a sweep costs beside its training: python -m experiments.bench_sweep.
 
 The real command on the tiny model, one thread a process: twelve cells in one process against twelve
-processes, a cell beyond its training, and a finished sweep asked for again.
+processes, a cell beyond its training, a finished sweep asked for again, and two workers of joblib
+against one, each with a thread.
 """
 
 import argparse
@@ -26,6 +27,12 @@ FASTER = 3.0  # times: one process against as many as there are cells
 BEYOND = 0.5  # s
 AGAIN = 20.0  # s
 SKIP = 0.2  # s
+SCALING = 1.7  # times: two workers against one
+LONG = (
+    "train.max_steps=60",
+    "data.rows=512",
+    "train.save_steps=0",
+)  # a worker's start is not all of it
 
 
 def run(folder: Path, *words: str) -> float:
@@ -52,6 +59,29 @@ def training_seconds(folder: Path) -> list[float]:
 def process_start(folder: Path) -> float:
     """Return the seconds that python, Hydra and composing a configuration take."""
     return min(run(folder, *TINY, "--cfg", "job") for _ in range(3))
+
+
+def scaling(folder: Path) -> list[tuple[str, str, str]]:
+    """Measure the training of one worker and of two, with one thread each, start-up apart.
+
+    A worker imports torch once, whatever it does then: the time of two cells, one a worker, is
+    taken off that of as many as a bench has.
+    """
+    took: dict[int, float] = {}
+    for workers in (1, 2):
+        words = [*TINY, *LONG, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}", "-m"]
+        times = []
+        for cells in (workers, SEEDS + workers):
+            name = folder / f"workers-{workers}-{cells}"
+            name.mkdir()
+            times.append(run(name, *words, seeds(cells)))
+        took[workers] = times[1] - times[0]
+    ratio = took[1] / took[2]
+    return [
+        (f"{SEEDS} cells more, one joblib worker", f"{took[1]:.1f} s", ""),
+        (f"{SEEDS} cells more, two joblib workers", f"{took[2]:.1f} s", ""),
+        ("ratio", f"{ratio:.2f}", _verdict(ratio >= SCALING, f"at least {SCALING:g}")),
+    ]
 
 
 def seeds(count: int) -> str:
@@ -115,7 +145,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
     with tempfile.TemporaryDirectory() as folder:
-        show(measure(Path(folder)))
+        show([*measure(Path(folder)), *scaling(Path(folder))])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from qlora_repro.sweep import (
     overridden,
     records,
 )
-from qlora_repro.workers import launched, settle
+from qlora_repro.workers import launched, let_go, settle
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,12 @@ def _command(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         sentence("interrupted; the same command goes on from the last checkpoint")
         sys.stdout.flush()
+<<<<<<< ours
         dismiss()
+=======
+        if let_go():
+            return INTERRUPTED
+>>>>>>> theirs
         os._exit(INTERRUPTED)  # nothing is left to write, and taking torch down takes seconds
     return 0
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
@@ -34,6 +35,7 @@ from qlora_repro.store.state import read_note, write_failure
 from qlora_repro.sweep import ENDED, RUNNING, Record, command_of, identity, keep, records
 
 ONE = "basic"  # Hydra's launcher of cells in turn, in one process
+ORPHANED = 1.0  # s between looks at the parent
 REAPED = 10.0  # s to wait for the ends of workers that were killed
 RUN = Path(__file__).resolve().parents[1] / "run.py"
 
@@ -149,7 +151,24 @@ def _came_of(code: int, cfg: RunConfig) -> tuple[str, str]:
     return str(found.get("state", FAILED)), str(found.get("why", f"it ended with exit code {code}"))
 
 
+_settled_in: list[int] = []  # the parent of this worker
 _share: list[FileLock] = []  # the GPU that this process has, until it ends
+
+
+def _end_with_parent() -> None:
+    """End this worker soon after its parent was killed, which loky would not do."""
+    while os.getppid() == _settled_in[0]:
+        time.sleep(ORPHANED)
+    os._exit(1)
+
+
+def let_go() -> bool:
+    """End joblib's workers; return whether there are any, whose semaphores are to be removed."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    executor = getattr(loky, "_executor", None)
+    if executor is not None:
+        executor.shutdown(wait=True, kill_workers=True)
+    return executor is not None
 
 
 def settle(folder: Path) -> None:
@@ -164,7 +183,9 @@ def settle(folder: Path) -> None:
     plain()  # bars of several processes would write over each other
     if Path(config.runtime.cwd).is_dir():
         os.chdir(config.runtime.cwd)
-    if launcher == "joblib" and not _share:
+    if launcher == "joblib" and not _settled_in:
+        _settled_in.append(os.getppid())
+        Thread(target=_end_with_parent, daemon=True).start()
         _take_gpu(folder)
 
 

@@ -170,12 +170,9 @@ def _command(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         sentence("interrupted; the same command goes on from the last checkpoint")
         sys.stdout.flush()
-<<<<<<< ours
         dismiss()
-=======
         if let_go():
             return INTERRUPTED
->>>>>>> theirs
         os._exit(INTERRUPTED)  # nothing is left to write, and taking torch down takes seconds
     return 0
 

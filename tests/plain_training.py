@@ -18,6 +18,7 @@ TRAIN = TrainConfig(
     gradient_checkpointing=False,
     group_by_length=True,
     packing=False,
+    sharded=False,
     save_steps=3,
     keep_checkpoints=1,
     log_steps=1,

@@ -24,7 +24,9 @@ GIVEN = {  # what a user must write beside the option
     "generate=vicuna": ["generate.questions={tmp}/file"],
     "scale=small": ["experiments=table4_mmlu_by_dtype"],
     "generate=oa": ["generate.questions={tmp}/file"],
+    "train=fsdp": ["train.micro_batch_size=4"],
 }
+STARTED = {"train=fsdp": {"RANK": "0", "WORLD_SIZE": "2"}}  # as torchrun starts a process
 OPTIONS = [
     (path.parent.name, path.stem)
     for path in sorted((ROOT / "conf").glob("*/*.yaml"))
@@ -40,9 +42,15 @@ def written_beside(choice: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_option_composes_into_a_whole_configuration_under_its_own_name(
-    group: str, name: str, configured: Callable[..., RunConfig], tmp_path: Path
+    group: str,
+    name: str,
+    configured: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     choice = f"{group}={name}"
+    for variable, value in STARTED.get(choice, {}).items():
+        monkeypatch.setenv(variable, value)
     given = written_beside(choice, tmp_path)
     simulated = ["dtype.backend=simulated"] if choice == "dtype=int4" else []
     cfg = configured(choice, *given, *simulated)

@@ -11,8 +11,6 @@ import pytest
 from forking import Forked, fork
 from running import PATIENCE
 
-TERMINATED = -signal.SIGTERM
-
 
 class Ranks:
     """Processes that are one run."""
@@ -42,10 +40,6 @@ class Ranks:
                 if pid:
                     self.codes[rank] = os.waitstatus_to_exitcode(status)
 
-    def kill(self, rank: int) -> None:
-        """Kill one of them, as a lack of memory would."""
-        os.kill(self.runs[rank].pid, signal.SIGKILL)
-
     def end(self) -> dict[int, int]:
         """Wait for all, and end the others when one fails; return the exit codes by rank."""
         ends = time.monotonic() + PATIENCE
@@ -59,7 +53,7 @@ class Ranks:
                         os.kill(run.pid, signal.SIGTERM)
             if time.monotonic() > ends:
                 for rank in set(range(len(self.runs))) - set(self.codes):
-                    self.kill(rank)
+                    os.kill(self.runs[rank].pid, signal.SIGKILL)
                 raise AssertionError(f"hung: {[run.output for run in self.runs]}")
             time.sleep(0.02)
         return self.codes

@@ -3,21 +3,22 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forking import fork
-from ranked import TERMINATED, Ranks
+from ranked import Ranks
 from running import PATIENCE, RUN, environment
 
 from qlora_repro import pipeline, training
 from qlora_repro.errors import LackOfMemory
 from qlora_repro.replay import compare
+from qlora_repro.train.dropout import DropoutDraw
 from qlora_repro.train.loop import TrainResult
 
 SMALL = [
@@ -69,12 +70,13 @@ def assert_the_same_run(many: Path, alone: Path, **differing: Any) -> None:
     assert {key: ours[key] for key in rest} == {key: theirs[key] for key in rest}
 
 
-def test_torchrun_with_two_processes_gives_the_curve_and_the_records_of_one(
-    alone: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in two processes of torchrun."""
+    folder = tmp_path_factory.mktemp("two")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(RUN), *SMALL],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(),
         capture_output=True,
         text=True,
@@ -82,9 +84,15 @@ def test_torchrun_with_two_processes_gives_the_curve_and_the_records_of_one(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 6/6") == 1
-    assert_the_same_run(tmp_path, alone, processes=2, backend="gloo", sharded=False)
+    return folder
+
+
+def test_torchrun_with_two_processes_gives_the_curve_and_the_records_of_one(
+    alone: Path, two: Path
+) -> None:
+    assert_the_same_run(two, alone, processes=2, backend="gloo", sharded=False)
     assert trained(alone)["backend"] is None
-    manifest = json.loads((tuned(tmp_path) / "manifest.json").read_text())
+    manifest = json.loads((tuned(two) / "manifest.json").read_text())
     assert manifest["training"]["processes"] == 2
     assert 0.0 < trained(alone)["padded"] < 0.5  # the rows of a micro-batch are of unequal length
 
@@ -132,31 +140,29 @@ def test_a_sweep_runs_each_cell_in_all_processes_and_rank_0_alone_tracks_and_spe
 
 
 def test_a_run_whose_process_was_killed_is_taken_up_and_ends_with_the_same_bytes(
-    tmp_path: Path,
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    words = [*TRAINS, "train.max_steps=15", "train.save_steps=5", "train.batch_size=4"]
-    assert Ranks(whole, *words).end() == {0: 0, 1: 0}
-    ranks = Ranks(killed, *words)
-    ends = time.monotonic() + PATIENCE
-    while not list(killed.glob("outputs/results/*/checkpoints/checkpoint-*/whole.json")):
-        ranks.look()
-        assert not ranks.codes, ranks.output(0)
-        assert time.monotonic() < ends
-        time.sleep(0.03)
-    ranks.kill(1)
-    codes = ranks.end()
-    assert codes[0] not in (0, TERMINATED)
+    begin = DropoutDraw.on_step_begin
+
+    def killed(self: DropoutDraw, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if os.environ["RANK"] == "1" and state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        begin(self, args, state, control, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DropoutDraw, "on_step_begin", killed)
+        ranks = Ranks(tmp_path, *TRAINS)
+        codes = ranks.end()
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] > 0
     said = re.findall(r"^error: .*", ranks.output(0) + ranks.output(1), flags=re.MULTILINE)
     assert len(said) == 1
     assert "the same command goes on from the last checkpoint" in said[0]
-    again = Ranks(killed, *words)
+    again = Ranks(tmp_path, *TRAINS)
     assert again.end() == {0: 0, 1: 0}, again.output(0)
-    assert trained(killed)["resumed_from"] > 0
+    assert trained(tmp_path)["resumed_from"] == 2
     for name in ("steps.jsonl", "adapter/adapter_model.safetensors"):
-        assert (tuned(killed) / name).read_bytes() == (tuned(whole) / name).read_bytes()
+        assert (tuned(tmp_path) / name).read_bytes() == (tuned(two) / name).read_bytes()
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -21,3 +21,11 @@ def rank_here() -> int:
 def processes_here() -> int:
     """Return how many of the processes run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
+
+
+def launcher_divides() -> str | None:
+    """Return the variable by which accelerate's configuration asks for FSDP or DeepSpeed."""
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "false").lower() in ("1", "true"):
+            return name
+    return None

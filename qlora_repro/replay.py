@@ -5,8 +5,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.table import Table
 
@@ -21,6 +22,7 @@ from qlora_repro.store.origin import versions
 from qlora_repro.store.runs import open_store, read_document, read_lines
 from qlora_repro.store.whole import entered
 
+ROOT = Path(__file__).resolve().parents[1]
 AGAIN = "outputs/replay"  # a results folder of its own, so that nothing is taken from the store
 KINDS = (STEPS, "metrics-*.jsonl", "answers-*.jsonl", "generations-*.jsonl")
 
@@ -96,11 +98,30 @@ def _configs(origins: Sequence[dict[str, Any]], into: Path) -> Iterator[RunConfi
     """Yield each distinct configuration that the run's stages were made with, oldest first."""
     seen = []
     for origin in sorted(origins, key=lambda origin: str(origin["finished"])):
-        sections = origin["config"] | {"results_dir": str(into)}
+        sections = _with_later_settings(origin["config"]) | {"results_dir": str(into)}
         sections["tracker"] = sections["tracker"] | {"name": "none"}
         if sections not in seen:
             seen.append(sections)
             yield checks.parse(OmegaConf.create(sections), written=())
+
+
+def _with_later_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration with the defaults of settings that came after the run."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        now = cast(dict[str, Any], OmegaConf.to_container(compose("config"), resolve=True))
+    added = []
+    for name in list(checks.keys()):
+        *above, last = name.split(".")
+        old: Any = config
+        new: Any = now
+        for section in above:
+            old, new = (old or {}).get(section), (new or {}).get(section)
+        if isinstance(old, dict) and isinstance(new, dict) and last not in old and last in new:
+            old[last] = new[last]
+            added.append(name)
+    if added:
+        note(f"settings that there were not then have their defaults: {', '.join(added)}")
+    return config
 
 
 def compare(one: Path, two: Path) -> Iterator[Compared]:

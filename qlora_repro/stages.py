@@ -4,7 +4,7 @@ from pathlib import Path
 
 from qlora_repro.config import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.ranks import processes
+from qlora_repro.ranks import launcher_divides, processes
 
 STAGES = ("plan", "measure", "train", "eval", "generate", "judge")
 
@@ -96,6 +96,11 @@ def check_processes(cfg: RunConfig) -> None:
     train, many = cfg.train, processes()
     if not train.max_steps or "train" not in cfg.stages:
         return
+    if name := launcher_divides():
+        raise ConfigError(
+            f"{name} is set, by accelerate's configuration, and would divide the model once more; "
+            "use accelerate launch --multi_gpu with train=fsdp"
+        )
     if train.sharded:
         _check_sharded(cfg)
     if train.batch_size % many:

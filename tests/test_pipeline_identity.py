@@ -39,6 +39,7 @@ NOT_DECISIVE = {
     "train.name",
     "train.epochs",  # max_steps follows from it
     "train.save_steps",
+    "train.sharded",
     "train.keep_checkpoints",
     "train.log_steps",
     "eval.name",

@@ -54,6 +54,14 @@ def test_what_the_processes_cannot_share_is_refused(
         configured("model=tiny", "train.batch_size=4", "train.micro_batch_size=1", *words)
 
 
+def test_a_launcher_that_divides_the_model_itself_is_refused(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"ACCELERATE_USE_FSDP is set.*use accelerate launch"):
+        configured("model=tiny")
+
+
 def test_batches_are_free_where_nothing_trains(
     configured: Configured, started: Callable[[int, int], None]
 ) -> None:

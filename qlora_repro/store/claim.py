@@ -7,7 +7,6 @@ when it was not touched for a minute by the clock of the one that waits, so no c
 with another's.
 """
 
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -65,10 +64,11 @@ def holder(path: Path) -> str | None:
 
 
 def _runs(pid: int) -> bool:
+    import psutil  # slow enough not to be loaded where nobody else is at work
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)  # killed, not yet gone
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True

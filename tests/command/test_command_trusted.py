@@ -142,10 +142,15 @@ def test_a_run_is_repeated_from_its_folder_and_a_number_that_differs_is_found(
     (copy / "whole.json").unlink()  # an older store, whose files are taken as they are
     steps = copy / "steps.jsonl"
     steps.write_text(steps.read_text().replace('"loss": ', '"loss": 1'))
+    for origin in copy.glob("origin-*.json"):  # of a time before there was such a setting
+        told = json.loads(origin.read_text())
+        del told["config"]["train"]["sharded"]
+        origin.write_text(json.dumps(told))
     run = fork(swept.folder, "--replay", str(copy))
     assert run.end() == 1
     assert row(run.output, "steps.jsonl").split("│")[2:4] == ["       8 ", "      2 "]
     assert "error: steps.jsonl came out otherwise" in run.output
+    assert "that there were not then have their defaults: train.sharded" in run.output
 
 
 def test_torn_records_are_named_and_made_again(swept: Forked, tmp_path: Path) -> None:

@@ -9,17 +9,19 @@ from pathlib import Path
 from running import wait_for
 
 from qlora_repro.store.runs import Folder
+from qlora_repro.store.state import read_note
 
 SMALL = ["model=tiny", "eval=none", "data.rows=16", "lora.r=4"]
 
 
-def at_work(folder: Path) -> dict[int, str]:
-    """Return the processes that train now, each with its run's name."""
+def at_work(folder: Path, *, since: float = 0.0) -> dict[int, str]:
+    """Return the processes that train now, and have made a step since, each with its run's name."""
     found = {}
     for path in (folder / "outputs" / "results").glob("tiny-*"):
         held = Folder(path, "", lambda text: None).held_by() or ""
         process = re.match(r"process (\d+) on this machine", held)
-        if process and (path / "steps.jsonl").exists() and "untuned" not in path.name:
+        note = read_note(path / "progress.json") or {}
+        if process and "step" in note and note["at"] > since:
             found[int(process[1])] = path.name
     return found
 

@@ -41,4 +41,6 @@ def test_the_exit_code_and_the_command_for_the_rest_are_those_of_a_sweep_in_one_
     outcome, _ = bereaved
     assert outcome.code == 1
     assert "error: 1 of 3 cells failed or were not run; to run just those:" in outcome.err
-    assert outcome.err.rstrip().endswith("seed=-1 train.max_steps=40 train.save_steps=10")
+    commands = [line for line in outcome.err.splitlines() if line.startswith("  python run.py ")]
+    assert len(commands) == 1
+    assert commands[0].endswith("seed=-1 train.max_steps=40 train.save_steps=10")

@@ -9,10 +9,12 @@ import asyncio
 import json
 import multiprocessing
 import os
+import re
 import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 from hydra import compose, initialize_config_dir
 from rich.table import Table
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DELAY = 0.05  # s, of the server
 TARGET = 1.2  # times the ideal time
 WORDS = 300  # of an answer, about those of the released ones
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 REPLY = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
@@ -43,26 +46,32 @@ REPLY = {
 }
 
 
+class Answering(asyncio.Protocol):
+    """One connection: requests come one after the other, each is answered after the delay."""
+
+    def __init__(self) -> None:
+        body = json.dumps(REPLY).encode()
+        self._reply = HEAD % len(body) + body
+        self._came = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the whole request, and then as long as a reply takes."""
+        self._came += data
+        head, _, body = self._came.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+        if length is not None and len(body) == int(length[1]):
+            self._came = b""
+            asyncio.get_running_loop().call_later(DELAY, self._transport.write, self._reply)
+
+
 def serve(ready: Connection) -> None:
     """Answer every request after the delay; send the port once it is open."""
-    body = json.dumps(REPLY).encode()
-    head = (
-        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    whole = head.encode() + body
-
-    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                asked = (await reader.readuntil(b"\r\n\r\n")).lower()
-                await reader.readexactly(int(asked.partition(b"content-length:")[2].split()[0]))
-                await asyncio.sleep(DELAY)
-                writer.write(whole)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
 
     async def main() -> None:
-        server = await asyncio.start_server(one, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 

@@ -81,7 +81,7 @@ class Batches:
 
     async def _note(self, **event: Any) -> None:
         self._events.append(event)
-        await self._journal.append(event)
+        await self._journal.append(json.dumps(event).encode())
 
     async def _unfinished(self) -> str | None:
         """Return the id of a batch that was created and not collected."""
@@ -204,7 +204,7 @@ class Batches:
             budget.settle(
                 0.0, cost=budget.cost(reply, fallback=budget.bound(body) if body else 0.0)
             )
-            await self._asking.replies.put(key, body, reply)
+            await self._asking.replies.put(key, json.dumps(body).encode(), reply)
             self._asking.on_reply()
         return refused
 

@@ -1,6 +1,7 @@
 """Many requests at once, each reply stored before it counts."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,30 +39,43 @@ async def ask_all(bodies: Mapping[str, dict[str, Any]], asking: Asking, *, worke
 async def _work(
     waiting: Iterator[tuple[str, dict[str, Any]]], asking: Asking, faults: list[Exception]
 ) -> None:
-    for key, body in waiting:
-        try:
-            await _ask(key, body, asking)
-        except Stopped:
-            return
-        except Exception as error:  # noqa: BLE001 - kept, and raised once the others are done
-            faults.append(error)
-            asking.server.stop()
-            return
+    try:
+        await _ask_in_turn(waiting, asking)
+    except Stopped:
+        return
+    except Exception as error:  # noqa: BLE001 - kept, and raised once the others are done
+        faults.append(error)
+        asking.server.stop()
 
 
-async def _ask(key: str, body: dict[str, Any], asking: Asking) -> None:
+async def _ask_in_turn(waiting: Iterator[tuple[str, dict[str, Any]]], asking: Asking) -> None:
+    """Ask one after the other; a reply is written at once, and synced while the next is awaited."""
+    synced: asyncio.Future[None] | None = None
+    try:
+        for key, body in waiting:
+            content = json.dumps(body).encode()  # once, to be sent and to be stored
+            reply = await _ask(body, content, asking)
+            before, synced = synced, asking.replies.put(key, content, reply)
+            asking.on_reply()
+            if before is not None:
+                await before
+    finally:
+        if synced is not None:
+            await synced
+
+
+async def _ask(body: dict[str, Any], content: bytes, asking: Asking) -> dict[str, Any]:
     budget = asking.budget
     bound = budget.bound(body)
     await budget.reserve(bound)
     cost = 0.0
     try:
-        reply = await asking.server.complete(
-            body, tokens=asking.tokens(body), lost=lambda: budget.lose(bound)
+        reply: dict[str, Any] = await asking.server.complete(
+            content, tokens=asking.tokens(body), lost=lambda: budget.lose(bound)
         )
         cost = budget.cost(reply, fallback=bound)
     except Rejected as error:
-        reply = {REJECTED: str(error)}
+        return {REJECTED: str(error)}
     finally:
         budget.settle(bound, cost=cost)
-    await asking.replies.put(key, body, reply)
-    asking.on_reply()
+    return reply

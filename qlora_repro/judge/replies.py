@@ -1,8 +1,8 @@
 """Replies on disk: appended and synced before they are used, found again by the whole request.
 
-A file of JSON lines. A line counts once its line break is on disk: a process that is killed while
-it writes leaves a torn last line, which the next one cuts off. Writers share one sync: whatever
-waits when a sync is over goes into the next.
+A file of JSON lines. A line counts once its line break is written: a process that is killed while
+it writes leaves a torn last line, which the next one cuts off. Lines are written as they come, so
+that such an end loses none, and share syncs: what comes during one goes into the next.
 """
 
 import asyncio
@@ -30,41 +30,40 @@ def request_key(base_url: str, body: dict[str, Any]) -> str:
 
 
 class Journal:
-    """JSON lines that are only appended to; each is on disk before `append` returns."""
+    """JSON lines that are only appended to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows = _whole_rows(path)
         self._file = path.open("ab")
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._waiting: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
 
-    async def append(self, row: dict[str, Any]) -> None:
-        """Write a row and wait until it is on disk."""
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((json.dumps(row).encode() + b"\n", written))
+    def append(self, row: bytes) -> asyncio.Future[None]:
+        """Write a row of JSON; what is returned is done once it is on disk, or cannot get there."""
+        self._file.write(row + b"\n")
+        self._file.flush()
+        synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(synced)
         if self._syncing is None or self._syncing.done():
             self._syncing = asyncio.create_task(self._sync())
-        await written
+        return synced
 
     async def _sync(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
+            fault: OSError | None = None
             try:
-                await asyncio.to_thread(self._write, b"".join(line for line, _ in batch))
+                await asyncio.to_thread(os.fsync, self._file.fileno())
             except OSError as error:
-                for _, written in batch:
-                    if not written.done():
-                        written.set_exception(error)
-                continue
-            for _, written in batch:
-                if not written.done():  # its waiter may have been cancelled; the row stays
-                    written.set_result(None)
-
-    def _write(self, lines: bytes) -> None:
-        self._file.write(lines)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+                fault = error
+            for synced in batch:
+                if synced.done():  # its waiter was cancelled; the row stays
+                    continue
+                if fault is None:
+                    synced.set_result(None)
+                else:
+                    synced.set_exception(fault)
 
     def close(self) -> None:
         """Close the file; what was appended is on disk already."""
@@ -90,10 +89,21 @@ class Replies:
     def __len__(self) -> int:
         return len(self._found)
 
-    async def put(self, key: str, request: dict[str, Any], response: dict[str, Any]) -> None:
-        """Store a reply beside the request that it answers; it can be used once it is on disk."""
-        await self._journal.append({"key": key, "request": request, "response": response})
-        self._found[key] = response
+    def put(self, key: str, request: bytes, response: dict[str, Any]) -> asyncio.Future[None]:
+        """Write a reply beside the request that it answers, which is JSON as it was sent.
+
+        Once what is returned is done, the reply is on disk and found here.
+        """
+
+        def found(synced: asyncio.Future[None]) -> None:
+            if not synced.cancelled() and synced.exception() is None:
+                self._found[key] = response
+
+        reply = json.dumps(response).encode()
+        row = b'{"key": "%b", "request": %b, "response": %b}' % (key.encode(), request, reply)
+        synced = self._journal.append(row)
+        synced.add_done_callback(found)
+        return synced
 
     def close(self) -> None:
         """Close the file."""

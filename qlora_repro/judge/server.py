@@ -83,8 +83,8 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.client.close()
 
-    async def complete(self, body: dict[str, Any], *, tokens: int, lost: Callable[[], None]) -> Any:
-        """Return the chat completion that answers a request, as the server sent it.
+    async def complete(self, content: bytes, *, tokens: int, lost: Callable[[], None]) -> Any:
+        """Return the chat completion that answers a request of JSON, as the server sent it.
 
         `lost` is called for each try that the server may charge for although its reply never came.
         Raises Rejected for a request that only fails by itself, RunError when the run must end.
@@ -92,7 +92,7 @@ class Server:
 
         async def once() -> Any:
             response = await self.client.post(
-                self._address, body=body, cast_to=httpx2.Response, options=self._options
+                self._address, content=content, cast_to=httpx2.Response, options=self._options
             )
             return _completion(response.content)
 

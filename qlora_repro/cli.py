@@ -97,9 +97,8 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
         return  # its process died on it: it runs alone, after the others
     say(f"\ncell {number + 1}: {' '.join(words)}{f' ({_without_dq(run_cfg)})' * dropped}")
     keep(folder, record(RUNNING, "its process was ended", config), name=name)
-    waits = (
-        HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic"
-    )  # for the score it goes by
+    # A search goes by the score of each of its cells, and so waits for one that another works on.
+    waits = HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic"
     outcome = attempt(run_cfg, rerun=command_of(words), wait=waits)
     if outcome.state == BUSY:
         say("another process is working on this cell; it is taken up again after the others")

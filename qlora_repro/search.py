@@ -136,8 +136,8 @@ class Search:
     def _score(self, number: int) -> tuple[float | None, str]:
         """Return a trial's score from the store and its n and interval; None if it has none."""
         for record in records(self.folder):
-            cfg = record.run_config
-            if record.number == number and cfg is not None:
+            cfg = record.run_config if record.number == number else None
+            if cfg is not None:
                 after = result(find_cell(cfg, open_store(cfg.results_dir))).after
                 for metric in after.metrics if after else []:
                     if [metric.task, metric.name] == list(self.settings["objective"]):

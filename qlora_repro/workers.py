@@ -64,8 +64,8 @@ class Workers(Callback):
         """Run the cells whose process died once more, alone, where that is this machine's work."""
         if Workers.folder is not None:
             for record in records(Workers.folder):
-                cfg = record.run_config
-                if record.state == ENDED and cfg is not None:
+                cfg = record.run_config if record.state == ENDED else None
+                if cfg is not None:
                     _settled(record, cfg, folder=Workers.folder)
 
 
@@ -109,8 +109,8 @@ def after_deaths(folder: Path) -> list[Record]:
     while multiprocessing.active_children() and time.monotonic() < ends:
         time.sleep(0.05)  # a process that was killed seems to live until it is waited for
     for record in records(folder):
-        cfg = record.run_config
-        if record.state == RUNNING and cfg is not None and _folder(cfg).held_by() is None:
+        cfg = record.run_config if record.state == RUNNING else None
+        if cfg is not None and _folder(cfg).held_by() is None:
             keep(folder, replace(record, state=ENDED), name=identity(cfg))
     return records(folder)
 

@@ -3,14 +3,37 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qlora_repro.judge.price import Budget
 from qlora_repro.judge.replies import Replies
 from qlora_repro.judge.server import Rejected, Server, Stopped
 
+AT_ONCE = 4  # requests that start in one pass of the event loop
 REJECTED = "rejected"  # in a stored response: why the server will never answer this request
+
+
+class Start:
+    """Lets few requests start in one pass of the event loop: the next wait until these are sent.
+
+    Without it, replies that come together are followed by requests that leave together, and in time
+    all of them wait for the slowest.
+    """
+
+    def __init__(self) -> None:
+        self._started = 0
+
+    async def turn(self) -> None:
+        """Wait for a pass in which another request may start."""
+        while self._started >= AT_ONCE:
+            await asyncio.sleep(0)
+        if not self._started:
+            asyncio.get_running_loop().call_soon(self._next_pass)
+        self._started += 1
+
+    def _next_pass(self) -> None:
+        self._started = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +45,7 @@ class Asking:
     budget: Budget
     tokens: Callable[[dict[str, Any]], int]  # that a request is expected to take, for the pace
     on_reply: Callable[[], None]
+    start: Start = field(default_factory=Start)
 
 
 async def ask_all(bodies: Mapping[str, dict[str, Any]], asking: Asking, *, workers: int) -> None:
@@ -70,6 +94,7 @@ async def _ask(body: dict[str, Any], content: bytes, asking: Asking) -> dict[str
     await budget.reserve(bound)
     cost = 0.0
     try:
+        await asking.start.turn()
         reply: dict[str, Any] = await asking.server.complete(
             content, tokens=asking.tokens(body), lost=lambda: budget.lose(bound)
         )

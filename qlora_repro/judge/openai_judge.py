@@ -1,6 +1,7 @@
 """The judge behind an OpenAI-compatible server: from matches to verdicts."""
 
 import asyncio
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def judge_openai(matches: Sequence[Match], cfg: JudgeConfig, folder: Path) -> li
         _refuse_above_cap(planned, cfg)
         if planned.requests > planned.stored:
             read_key(cfg)
+            gc.freeze()  # the requests stay: looking through them for garbage again costs time
             asyncio.run(_ask(bodies, replies, cfg, folder))
         judgments = [
             verdict(match, cfg, key=key, reply=replies[key])

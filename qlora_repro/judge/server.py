@@ -66,6 +66,9 @@ class Server:
             "max_retries": 0,
             "timeout": cfg.client.timeout,
             "follow_redirects": True,
+            "idempotency_key": "",  # no such header is sent; a new one a request costs time
+            "security": {"bearer_auth": True},
+            "stream_mode": "legacy",
         }
         self._stop = asyncio.Event()  # once the run has to end, nothing more is tried
         self.tries = 0

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
+from functools import cache
 from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -72,7 +73,7 @@ TYPES = {  # as a sentence names them
 def parse(cfg: DictConfig, *, written: Collection[str]) -> RunConfig:
     """Return the checked configuration of one run; raises ConfigError before anything is loaded."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), cfg)
+        merged = OmegaConf.merge(_settings(), cfg)
         parsed = cast(RunConfig, OmegaConf.to_object(merged))
     except ConfigKeyError as error:
         raise ConfigError(unknown_key(str(error.full_key))) from error
@@ -94,14 +95,39 @@ def parse(cfg: DictConfig, *, written: Collection[str]) -> RunConfig:
 def keys(kind: type = RunConfig, prefix: str = "") -> dict[str, Any]:
     """Return every key a run can have, dotted, with its type."""
     found: dict[str, Any] = {}
-    hints = get_type_hints(kind)
-    for field in fields(kind):
-        hint = hints[field.name]
-        found[prefix + field.name] = hint
-        inner = [a for a in (hint, *getattr(hint, "__args__", ())) if is_dataclass(a)]
-        if inner:
-            found |= keys(cast(type, inner[0]), f"{prefix}{field.name}.")
+    for name, hint in get_type_hints(kind).items():
+        found[prefix + name] = hint
+        if section := _section(hint):
+            found |= keys(section, f"{prefix}{name}.")
     return found
+
+
+def again(values: dict[str, Any]) -> RunConfig:
+    """Return a configuration that `parse` has checked once, from what `asdict` made of it."""
+    return cast(RunConfig, _filled(RunConfig, values))
+
+
+def _filled(kind: type, values: dict[str, Any]) -> Any:
+    sections = {name: values[name] for name in _sections(kind) if values[name] is not None}
+    made = {name: _filled(_sections(kind)[name], value) for name, value in sections.items()}
+    return kind(**values | made)
+
+
+@cache
+def _sections(kind: type) -> dict[str, type]:
+    """Return the fields of a section that are sections themselves."""
+    hints = get_type_hints(kind).items()
+    return {name: section for name, hint in hints if (section := _section(hint))}
+
+
+def _section(hint: Any) -> type | None:
+    kinds = [a for a in (hint, *getattr(hint, "__args__", ())) if is_dataclass(a)]
+    return cast(type, kinds[0]) if kinds else None
+
+
+@cache
+def _settings() -> DictConfig:
+    return cast(DictConfig, OmegaConf.structured(RunConfig))  # which a merge copies
 
 
 def unknown_key(key: str) -> str:

@@ -73,8 +73,9 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
     def record(state: str, why: str = "", config: dict[str, Any] | None = None) -> Record:
         return Record(number=number, words=words, state=state, why=why, config=config)
 
+    written = overridden(words)
     try:
-        run_cfg = _checked(cfg, written=overridden(words) - {"dq"})
+        run_cfg = _checked(cfg, written=written - {"dq"})
     except QloraError as error:
         _say_failure(
             Outcome(state=REFUSED, why=str(error)), f"cell {number + 1} ({' '.join(words)}): "
@@ -85,9 +86,9 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
     if why := _stopped(run_cfg, folder):
         keep(folder, record(STOPPED, why, config), name=name)
         return
-    dropped = "dq" in overridden(words) and cfg.dq and not run_cfg.dq
+    dropped = "dq" in written and cfg.dq and not run_cfg.dq
     if any(int(path.name[:5]) < number for path in folder.glob(f"*-{name}.json")):
-        placed = "lora" in overridden(words) and run_cfg.full_finetuning
+        placed = "lora" in written and run_cfg.full_finetuning
         why = ": full fine-tuning has no adapters to place" if placed else ""
         why = f": {_without_dq(run_cfg)}" if dropped or not (run_cfg.dq or placed) else why
         say(f"\nfolded into an earlier cell{why}")

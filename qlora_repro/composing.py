@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
 # A run's id that Hydra reads as a float, and so loses: one in 300 has digits around a single e.
@@ -25,16 +28,17 @@ def ids_quoted(word: str) -> str:
 
 @contextmanager
 def composed_once() -> Iterator[None]:
-    """Compose each cell of a sweep once, which Hydra has no setting for.
+    """Compose each cell of a sweep once, and read each file of conf/ once: Hydra cannot be told to.
 
-    Hydra does so for all cells before the first one runs, which refuses a mistake in any of them at
-    once, and again when each runs; that takes longer than looking a finished cell up in the store.
-    A launcher's workers compose for themselves.
+    Hydra composes all cells before the first one runs, which refuses a mistake in any of them at
+    once, and each again when it runs; that takes longer than looking a finished cell up in the
+    store. A launcher's workers compose for themselves.
     """
-    compose = ConfigLoaderImpl.load_sweep_config
+    compose, read = ConfigLoaderImpl.load_sweep_config, ConfigRepository.load_config
     made: dict[tuple[str, ...], DictConfig] = {}
+    files: dict[tuple[str, ...], ConfigResult | None] = {}
 
-    def load(
+    def composed(
         self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         words = tuple(sweep_overrides)
@@ -43,8 +47,16 @@ def composed_once() -> Iterator[None]:
         made[words] = compose(self, master_config, sweep_overrides)
         return made[words]
 
-    ConfigLoaderImpl.load_sweep_config = load  # type: ignore[method-assign]
+    def loaded(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        name = config_path, *(source.path for source in self.sources)
+        if name not in files:
+            files[name] = read(self, config_path)
+        return deepcopy(files[name])  # composing changes it
+
+    ConfigLoaderImpl.load_sweep_config = composed  # type: ignore[method-assign]
+    ConfigRepository.load_config = loaded  # type: ignore[method-assign]
     try:
         yield
     finally:
         ConfigLoaderImpl.load_sweep_config = compose  # type: ignore[method-assign]
+        ConfigRepository.load_config = read  # type: ignore[method-assign]

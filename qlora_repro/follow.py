@@ -5,8 +5,6 @@ import signal
 import sys
 import warnings
 
-from omegaconf import OmegaConf
-
 from qlora_repro import checks
 from qlora_repro.attempt import worded
 from qlora_repro.console import sentence
@@ -28,7 +26,7 @@ def follow() -> int:
     try:
         while (order := together().next_order()) is not None:
             with in_step():
-                train_along(checks.parse(OmegaConf.create(order), written=()))
+                train_along(checks.again(order))
     except Exception as error:  # noqa: BLE001  # rank 0 is told, and torchrun ends the others
         if not failed_elsewhere():
             failed = worded(error)

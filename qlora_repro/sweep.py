@@ -68,9 +68,7 @@ class Record:
     @cached_property
     def run_config(self) -> RunConfig | None:
         """The checked configuration again."""
-        return (
-            None if self.config is None else checks.parse(OmegaConf.create(self.config), written=())
-        )
+        return None if self.config is None else checks.again(self.config)
 
 
 def identity(cfg: RunConfig) -> str:

@@ -1,6 +1,8 @@
 """What a configuration may not hold, and what is settled without a word."""
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 from transformers.trainer_utils import SchedulerType
@@ -21,6 +23,22 @@ def test_dq_is_dropped_where_it_is_only_the_default_and_refused_where_it_was_wri
     assert configured(f"dtype={dtype}").dq is False
     with pytest.raises(ConfigError, match=f"dq=true does not go with dtype={dtype}"):
         configured(f"dtype={dtype}", "dq=true")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("model=llama_7b", "stages=[plan]"),
+        ("lora.layers=[0,1]", "data.tasks=[chain_sum]"),
+        ("judge=gpt4_pairwise", "judge.request={temperature:0}"),
+    ],
+)
+def test_a_checked_configuration_comes_back_from_json_as_it_was(
+    words: tuple[str, ...], configured: Configured
+) -> None:
+    cfg = configured(*words)
+    assert checks.again(json.loads(json.dumps(asdict(cfg)))) == cfg
 
 
 @pytest.mark.parametrize("dtype", ["int4", "fp4", "fp4_e2m1", "fp4_e3m0", "nf4", "af4"])

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from hypothesis import example, given
 from hypothesis import strategies as some
+from omegaconf import OmegaConf
 
 from qlora_repro.checks import parse
 from qlora_repro.composing import composed_once, ids_quoted
@@ -48,6 +49,28 @@ def test_a_cell_that_was_checked_is_not_composed_again(monkeypatch: pytest.Monke
             loader.load_sweep_config(master, cells[0])  # run again, as by another sweep
             assert len(composed) == 3
         assert ConfigLoaderImpl.load_sweep_config is before
+
+
+def test_cells_come_out_as_hydra_composes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QLORA_REPRO_ROOT", str(ROOT))
+    cells = [
+        ["dtype=fp4", "model=tiny", "seed=1"],
+        ["dtype=nf4", "model=tiny", "lora=attention", "data.rows=8"],
+        ["dtype=fp4", "model=tiny", "data.rows=16"],
+        ["experiments=table2_perplexity_by_dtype", "scale=small"],
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+        own = [str(name) for name in master if name != "hydra"]
+        plain = [loader.load_sweep_config(master, words) for words in cells]
+        with composed_once():
+            for words, expected in zip(cells, plain, strict=True):
+                found = loader.load_sweep_config(master, words)
+                assert found.hydra.runtime.choices == expected.hydra.runtime.choices
+                assert found.hydra.overrides == expected.hydra.overrides
+                assert OmegaConf.masked_copy(found, own) == OmegaConf.masked_copy(expected, own)
+                found.seed, found.data.rows = 99, 99  # what a cell does to its own
 
 
 @example(["000000000e0e"])

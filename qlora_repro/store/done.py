@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 from qlora_repro.config import RunConfig
 from qlora_repro.store.identity import key, slug
@@ -48,7 +49,14 @@ class Cell:
 
     def digest(self, *, tuned: bool, stage: str) -> str:
         """Return the digest in the file names of an evaluation or of answers."""
-        return key(self.cfg, stage if tuned else f"untuned_{stage}")
+        name = stage if tuned else f"untuned_{stage}"
+        if name not in self._digests:
+            self._digests[name] = key(self.cfg, name)
+        return self._digests[name]
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {}  # taken once: it reads the user's own files, and names files throughout the cell
 
     def of(self, *, tuned: bool) -> Folder:
         """Return the folder of the tuned or the untuned model."""

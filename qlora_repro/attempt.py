@@ -111,7 +111,7 @@ def worded(error: Exception) -> Outcome:
 
 def _record(cfg: RunConfig, failed: Outcome, *, rerun: str) -> None:
     try:
-        folder = find_cell(cfg, open_store(cfg.results_dir)).folder.path
+        folder = find_cell(cfg).folder.path
         write_failure(folder, state=failed.state, why=failed.why, trace=failed.trace, rerun=rerun)
     except (OSError, QloraError) as error:
         note(f"the failure could not be written down either: {error}")

@@ -24,7 +24,6 @@ from qlora_repro.errors import ConfigError
 from qlora_repro.finished import result
 from qlora_repro.records import Metric
 from qlora_repro.store.done import find_cell
-from qlora_repro.store.runs import open_store
 from qlora_repro.sweep import command_of, records
 
 OWN_QUESTIONS = ("procedural_mc", "procedural_exact")  # eval.seed draws them
@@ -138,7 +137,7 @@ class Search:
         for record in records(self.folder):
             cfg = record.run_config if record.number == number else None
             if cfg is not None:
-                after = result(find_cell(cfg, open_store(cfg.results_dir))).after
+                after = result(find_cell(cfg)).after
                 for metric in after.metrics if after else []:
                     if [metric.task, metric.name] == list(self.settings["objective"]):
                         return metric.value, _interval(metric)

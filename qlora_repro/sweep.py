@@ -8,9 +8,10 @@ first goes back to the cells that another process was at work on.
 import json
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import product
@@ -33,7 +34,6 @@ from qlora_repro.report import CellResult
 from qlora_repro.report_sweep import failures, sweep_tables
 from qlora_repro.store.done import find_cell
 from qlora_repro.store.identity import key
-from qlora_repro.store.runs import open_store
 from qlora_repro.store.state import read_note
 from qlora_repro.store.whole import write_whole
 
@@ -59,6 +59,8 @@ class Record:
     state: str
     why: str
     config: dict[str, Any] | None  # None for one whose settings were refused
+    pid: int = field(default_factory=os.getpid)  # of the process that wrote it
+    host: str = field(default_factory=socket.gethostname)
 
     @property
     def label(self) -> str:
@@ -192,14 +194,14 @@ def labelled(shown: Sequence[Record]) -> list[str]:
 def _result(cfg: RunConfig | None, state: str) -> CellResult | None:
     if cfg is None or "plan" in cfg.stages or state in (*BAD, RUNNING, ENDED, STOPPED, BUSY):
         return None
-    return result(find_cell(cfg, open_store(cfg.results_dir)))
+    return result(find_cell(cfg))
 
 
 def _show_plans(configs: Sequence[RunConfig]) -> None:
     plans: list[MemoryPlan] = []
     todos: list[Todo] = []
     for cfg in configs:
-        folder = find_cell(cfg, open_store(cfg.results_dir)).folder
+        folder = find_cell(cfg).folder
         name = f"plan-{key(cfg, 'plan')}.jsonl"
         if folder.has(name):
             plans += folder.read(name, MemoryPlan)

@@ -8,6 +8,7 @@ process died is kept out of it and comes last, alone, so that it cannot take oth
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,8 +29,8 @@ from qlora_repro.attempt import DONE, FAILED
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, plain, say, sentence
 from qlora_repro.errors import QloraError
+from qlora_repro.store.claim import LEASE, runs
 from qlora_repro.store.done import find_cell
-from qlora_repro.store.runs import open_store
 from qlora_repro.store.state import FAILED as FAILURE
 from qlora_repro.store.state import read_note, write_failure
 from qlora_repro.sweep import ENDED, RUNNING, Record, command_of, identity, keep, records
@@ -110,18 +111,26 @@ def after_deaths(folder: Path) -> list[Record]:
         time.sleep(0.05)  # a process that was killed seems to live until it is waited for
     for record in records(folder):
         cfg = record.run_config if record.state == RUNNING else None
-        if cfg is not None and _folder(cfg).held_by() is None:
+        if cfg is not None and _died(record, cfg, folder=folder):
             keep(folder, replace(record, state=ENDED), name=identity(cfg))
     return records(folder)
 
 
+def _died(record: Record, cfg: RunConfig, *, folder: Path) -> bool:
+    """Whether a cell's process is gone. It may live without a claim yet: it imports for seconds."""
+    if record.host == socket.gethostname():
+        return not runs(record.pid)
+    age = time.time() - (folder / f"{record.number:05}-{identity(cfg)}.json").stat().st_mtime
+    return age > LEASE and _folder(cfg).held_by() is None
+
+
 def _folder(cfg: RunConfig) -> Any:
-    return find_cell(cfg, open_store(cfg.results_dir)).folder
+    return find_cell(cfg).folder
 
 
 def _settled(record: Record, cfg: RunConfig, *, folder: Path) -> None:
     """Run a cell in a process of its own, or, where workers are elsewhere, call it failed."""
-    if not find_cell(cfg, open_store(cfg.results_dir)).missing():
+    if not find_cell(cfg).missing():
         state, why = DONE, ""
     elif Workers.launcher == "joblib":
         say(f"\ncell {record.number + 1} again, alone, as its worker died: {record.label}")

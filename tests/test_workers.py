@@ -1,13 +1,18 @@
 """Each worker's share of the machine, and what is made of one that died."""
 
 import os
+import subprocess
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qlora_repro import workers
+from qlora_repro.store.claim import LEASE
+from qlora_repro.sweep import RUNNING, Record, identity, keep
 
 
 def test_the_gpus_of_a_worker_are_those_that_the_user_left_visible(
@@ -66,6 +71,28 @@ def test_a_launcher_that_gives_up_without_a_cell_in_between_is_an_error(
     with pytest.raises(RuntimeError, match="no cluster"):
         workers.launched(main)
     assert len(calls) == 1
+
+
+def test_a_cell_whose_process_lives_is_not_taken_for_dead_though_it_has_no_claim_yet(
+    tmp_path: Path, configured: Any
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    old = time.time() - 2 * LEASE
+    cells = [
+        ({}, "running"),  # of this process
+        ({"pid": gone.pid}, "ended"),
+        ({"host": "node7"}, "running"),  # which cannot be asked, and may still import
+        ({"host": "node8"}, "ended"),  # silent for longer than a claim is
+    ]
+    for number, (where, _) in enumerate(cells):
+        cfg = configured("model=tiny", f"seed={number}", f"results_dir={tmp_path / 'results'}")
+        record = Record(number=number, words=[], state=RUNNING, why="", config=asdict(cfg), **where)
+        keep(tmp_path, record, name=identity(cfg))
+        if where.get("host") == "node8":
+            os.utime(tmp_path / f"{number:05}-{identity(cfg)}.json", (old, old))
+    found = [record.state for record in workers.after_deaths(tmp_path)]
+    assert found == [state for _, state in cells]
 
 
 def test_an_error_outside_a_sweep_of_workers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

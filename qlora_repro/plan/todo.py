@@ -8,7 +8,6 @@ from typing import Any
 
 from qlora_repro.config import RunConfig
 from qlora_repro.store.done import find_cell
-from qlora_repro.store.runs import open_store
 from qlora_repro.store.state import read_note
 
 TRAINING, AFTER, BEFORE = "training", "scores after tuning", "scores before tuning"
@@ -41,7 +40,7 @@ class Todo:
 def todo(cfg: RunConfig) -> Todo:
     """Return what training and scoring this cell would still take."""
     asked = replace(cfg, stages=["train", "eval"] if cfg.train.max_steps else ["eval"])
-    stages = find_cell(asked, open_store(cfg.results_dir)).missing()
+    stages = find_cell(asked).missing()
     origins = list(_origins(Path(cfg.results_dir)))
     found = [_took(cfg, stage, origins) for stage in stages]
     known = [seconds for seconds, _ in found if seconds is not None]

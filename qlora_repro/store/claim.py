@@ -59,11 +59,12 @@ def holder(path: Path) -> str | None:
         return "a process" if age < LEASE else None
     host = owner.hostname.partition("?")[0]  # behind it stands the process namespace, if any
     if host == socket.gethostname():
-        return f"process {owner.pid} on this machine" if _runs(owner.pid) else None
+        return f"process {owner.pid} on this machine" if runs(owner.pid) else None
     return f"process {owner.pid} on {host}" if age < LEASE else None
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether this process of this machine lives."""
     import psutil  # slow enough not to be loaded where nobody else is at work
 
     try:

@@ -8,7 +8,7 @@ from functools import cached_property
 from qlora_repro.config import RunConfig
 from qlora_repro.store.identity import key, slug
 from qlora_repro.store.origin import other_versions
-from qlora_repro.store.runs import Folder, Store
+from qlora_repro.store.runs import Folder, Store, open_store
 from qlora_repro.store.state import FAILED
 from qlora_repro.store.whole import MARK, whole
 
@@ -117,8 +117,12 @@ class Cell:
         return self.cfg.rerun != VERSIONS or not other_versions(folder, stage)
 
 
-def find_cell(cfg: RunConfig, store: Store) -> Cell:
-    """Return a configuration with its folders, which need not be there yet."""
+def find_cell(cfg: RunConfig, store: Store | None = None) -> Cell:
+    """Return a configuration with its folders, which need not be there yet.
+
+    The store is the one of results_dir unless another is given.
+    """
+    store = open_store(cfg.results_dir) if store is None else store
     base = store.folder(slug(cfg, tuned=False), key(cfg, "untuned"))
     tuned = store.folder(slug(cfg, tuned=True), key(cfg, "train")) if cfg.train.max_steps else base
     return Cell(cfg=cfg, base=base, folder=tuned)

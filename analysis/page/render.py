@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 
 from analysis.page.content import content
 from analysis.rebuild import Rebuilt
@@ -11,20 +11,21 @@ from qlora_repro.closed_page import policy
 from qlora_repro.store.runs import write_whole
 
 FOLDER = Path(__file__).parent
-TEMPLATE = "report.html"
+PARTS = {"/* report.css */": "report.css", "// report.js": "report.js"}  # where the page has them
 
 
 def page(facts: dict[str, Any]) -> str:
     """Return the page; no text of a run can be read as markup."""
-    source = (FOLDER / TEMPLATE).read_text(encoding="utf-8")
+    source = (FOLDER / "report.html").read_text(encoding="utf-8")
+    for mark, name in PARTS.items():
+        source = source.replace(f"{mark}\n", (FOLDER / name).read_text(encoding="utf-8"))
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(**facts, policy=policy(source, pictures=True))
+    return environment.from_string(source).render(**facts, policy=policy(source, pictures=True))
 
 
 def write_page(made: Rebuilt, out: Path) -> None:

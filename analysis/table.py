@@ -62,7 +62,10 @@ class Table:
         return "\n".join([f"# {self.title}", "", bars[0], rule, *bars[1:], "", *notes]) + "\n"
 
     def latex(self) -> str:
-        """Return the table as a tabular of plain LaTeX, its notes below."""
+        """Return the table as a tabular of LaTeX with graphicx, its notes below.
+
+        One that is wider than the text is made as small as it takes.
+        """
         lines = [[str(column) for column in self.frame.columns], *self.texts()]
         head, *rows = [" & ".join(map(latex, line)) + r" \\" for line in lines]
         columns = "l" + "r" * (len(self.frame.columns) - 1)
@@ -70,8 +73,9 @@ class Table:
             [
                 r"\begin{table}",
                 rf"\caption{{{latex(self.title)}}}",
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                 rf"\begin{{tabular}}{{{columns}}}",
-                *(r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}", r"\par"),
+                *(r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}}", r"\par"),
                 *(rf"\footnotesize {latex(note)}\par" for note in self.notes),
                 r"\end{table}",
                 "",

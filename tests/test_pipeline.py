@@ -151,11 +151,12 @@ def test_same_seed_gives_the_same_adapter_whether_or_not_the_base_was_scored_fir
 
 @pytest.mark.parametrize("how", [[], ["lora=none", "dtype=bf16", "dq=false"]], ids=["lora", "full"])
 def test_weights_read_back_from_the_store_score_as_the_live_ones_did(
-    how: list[str], configured: Configured, tmp_path: Path
+    how: list[str], configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = ["data.holdout=4", "eval.tasks=[]", "eval.perplexity_file=" + str(tmp_path / "text")]
     (tmp_path / "text").write_text("If all birds are animals, then no birds are stones. " * 5)
     live = start(configured, tmp_path, *how, *held)
+    assert capsys.readouterr().err == ""  # no bar for each checkpoint that is written
     for path in live.folder.path.glob("*-*.jsonl"):
         path.unlink()
     read_back = start(configured, tmp_path, *how, *held, "stages=[eval]")

@@ -14,6 +14,7 @@ from qlora_repro.config import TrainConfig
 from qlora_repro.data.collate import Collate
 from qlora_repro.data.encode import Row
 from qlora_repro.data.order import order
+from qlora_repro.model.quiet import without_bars
 from qlora_repro.ranks import processes, rank
 from qlora_repro.together import together
 from qlora_repro.train.checkpoint import (
@@ -129,7 +130,8 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     if processes() > 1:
         start = together().agreed(start)
     began = time.monotonic()
-    with progress, naming_full_disk(folder), naming_lack_of_memory(model, cfg.micro_batch_size):
+    lack_of_memory = naming_lack_of_memory(model, cfg.micro_batch_size)
+    with progress, without_bars(), naming_full_disk(folder), lack_of_memory:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     seconds = time.monotonic() - began
     resumed = 0 if start is None else step_of(start)

@@ -29,7 +29,8 @@ UNTUNED = ("model", "dtype", "dq")
 def add_run(root: Path, settings: Mapping[str, Any], scores: Mapping[str, Any], **more: Any) -> str:
     """Write a run with settings by dotted path, and scores by "task/metric"; return its folder.
 
-    tuned=False leaves out all but model and dtype. params: of the model; trainable: that trained.
+    tuned=False leaves out all but model and dtype. params: of the model; trainable: that trained;
+    asked: of the eval section.
     """
     decided: dict[str, Any] = {}
     for path, value in (LEAVES | dict(settings)).items():
@@ -59,7 +60,7 @@ def add_run(root: Path, settings: Mapping[str, Any], scores: Mapping[str, Any], 
         "provenance": {"commit": "c", "dirty": False},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    asked = {"eval": {"perplexity_window": 4}}
+    asked = {"eval": {"perplexity_window": 4} | more.get("asked", {})}
     (folder / f"settings-{DIGEST}.json").write_text(json.dumps(asked))
     rows = [row for name, values in scores.items() for row in answers(name, values)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -142,7 +142,7 @@ def equivalence(
     What it can detect is the smallest margin that it would show were there no difference at all.
     """
     low, high = found.interval()
-    outside = found.above(margin) + found.below(-margin)
+    outside = 2 * min(found.above(margin), found.below(-margin))  # beyond one of two bounds
 
     def detect(alpha: float, power: float) -> float | None:
         return found.se * shift(found.df, alpha=alpha, power=(1 + power) / 2)  # both sides must

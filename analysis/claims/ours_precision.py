@@ -101,19 +101,24 @@ def _about(part: str, score: Score, shape: tuple[int, ...], fixed: Fixed) -> Abo
 
 
 def nf4_is_best(runs: Sequence[Run], fixed: Fixed) -> list[Part]:
-    """Finding 2: perplexity of untuned models, blocks and backend being the same."""
-    parts: list[Part] = []
+    """Finding 2: perplexity of untuned models, blocks and backend being the same.
+
+    A model that was scored on several texts, or on more and less of one, counts once: where most of
+    the pairs are there, and of those on the longest text.
+    """
+    best: dict[str, tuple[tuple[int, int], dict[str, Pair]]] = {}
     untuned = [run for run in runs if not run.tuned and len(run.scores(*LOSS))]
     for group in grouped(untuned, lambda run: run.at("model")):
-        pairs = {
-            "NF4 over FP4": _pair(group, "fp4"),
-            "NF4 over Int4": _pair(group, "int4"),
-            "NF4 + DQ against NF4": _pair(group, "nf4"),
-        }
-        if all(pair is None for pair in pairs.values()):
-            continue
-        parts += [_untuned(what, pair, group[0].model, fixed) for what, pair in pairs.items()]
-    return parts or [
+        pairs = {what: _pair(group, rival) for what, rival in RIVALS.items()}
+        there = sum(pair is not None for pair in pairs.values())
+        weight = there, max(len(run.scores(*LOSS)) for run in group)
+        if there and weight > best.get(group[0].model, ((0, 0), {}))[0]:
+            best[group[0].model] = weight, pairs
+    return [
+        _untuned(what, pair, model, fixed)
+        for model, (_, pairs) in best.items()
+        for what, pair in pairs.items()
+    ] or [
         Missing(
             part="NF4 over FP4 and Int4, and NF4 + DQ against NF4",
             needs="perplexities of an untuned model in these types, as "
@@ -124,9 +129,11 @@ def nf4_is_best(runs: Sequence[Run], fixed: Fixed) -> list[Part]:
 
 LOSS = (PERPLEXITY, "nats_per_token")
 PLAIN_BLOCK = 64  # the paper's
+RIVALS = {"NF4 over FP4": "fp4", "NF4 over Int4": "int4", "NF4 + DQ against NF4": "nf4"}
+Pair = tuple[Run, Run] | None
 
 
-def _pair(group: Sequence[Run], rival: str) -> tuple[Run, Run] | None:
+def _pair(group: Sequence[Run], rival: str) -> Pair:
     """Return (NF4, rival) with the same blocks and backend; for NF4 itself with and without DQ."""
 
     def how(run: Run, dq: bool) -> tuple[object, ...]:

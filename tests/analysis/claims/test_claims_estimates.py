@@ -32,6 +32,18 @@ def test_equivalence_of_pairs_is_statsmodels_ttost() -> None:
     assert found.p_for == pytest.approx(ttost_paired(BEFORE, AFTER, -1.5, 1.5)[0])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_difference_beyond_either_margin_contradicts_equivalence(sign: int) -> None:
+    apart = sign * (BEFORE - AFTER - (BEFORE - AFTER).mean() + 2.0)
+    found = equivalence(plain(apart), ABOUT, margin=0.5, test="")
+    beyond = stats.ttest_1samp(sign * apart, 0.5, alternative="greater").pvalue
+    assert found.contradicts == pytest.approx(2 * beyond)
+    assert found.contradicts < 0.01
+    assert found.supports > 0.99
+    near = equivalence(plain(apart), ABOUT, margin=1.9, test="")
+    assert near.contradicts > 0.5
+
+
 def test_superiority_of_pairs_is_scipys_t_test_and_interval() -> None:
     found = superiority(plain(BEFORE - AFTER), ABOUT, test="")
     known = stats.ttest_rel(BEFORE, AFTER, alternative="greater")

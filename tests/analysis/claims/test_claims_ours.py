@@ -96,7 +96,12 @@ def test_untuned_types_are_paired_by_window_in_the_same_blocks(tmp_path: Path, h
     ]:  # fmt: skip
         setting = {"dtype.name": dtype, "dq": dq, "dtype.blocksize": block}
         claims_store.add_run(tmp_path, setting, {LOSS: losses + worse}, tuned=False)
+    for dtype, worse in (("nf4", 0.0), ("fp4", 0.3)):  # scored before tuning, on another text
+        setting, other = {"dtype.name": dtype, "dq": True}, {"perplexity_tokens": 800}
+        longer = {LOSS: np.tile(losses, 5) + worse}
+        claims_store.add_run(tmp_path, setting, longer, tuned=False, asked=other)
     found = evidence(tmp_path, held, 2)
+    assert [p.part for p in found.missing] == []
     assert [p.effect for p in found.measured] == pytest.approx([0.099, 0.199, -0.001])
     assert {p.about.n for p in found.measured} == {40}  # windows of 4 tokens
     assert found.p_for < 0.01

@@ -73,5 +73,5 @@ def refuse_launcher() -> None:
 
 
 def _ended(number: int, frame: Any) -> None:
-    if not said_elsewhere():
+    if not cannot_go_on():  # else torchrun follows a failure that this rank is telling of already
         raise KeyboardInterrupt

@@ -1,15 +1,19 @@
 """What processes may share, told from the environment that torchrun sets."""
 
+import json
+import signal
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch.distributed import HashStore
 
-from qlora_repro import ranks
+from qlora_repro import lead, ranks, together
 from qlora_repro.config import RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.model.device import resolve_device
 from qlora_repro.store.identity import key
+from qlora_repro.together import Together
 
 Configured = Callable[..., RunConfig]
 
@@ -96,3 +100,15 @@ def test_each_process_takes_the_gpu_of_its_number(
     started(0, 5)
     with pytest.raises(ConfigError, match="5 processes were started on this machine, and it has 4"):
         resolve_device("auto")
+
+
+def test_torchruns_signal_after_a_failure_does_not_cut_rank_0_short(
+    started: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(0, 2)
+    meeting = Together(HashStore())
+    monkeypatch.setattr(together, "together", lambda: meeting)
+    with pytest.raises(KeyboardInterrupt):  # while all is well it is an interruption
+        lead._ended(signal.SIGTERM, None)
+    meeting.store.set("failed", json.dumps([0, "the loss is nan"]))  # this rank was the first
+    lead._ended(signal.SIGTERM, None)

@@ -39,6 +39,7 @@ from qlora_repro.sweep import (
     identity,
     keep,
     overridden,
+    place,
     records,
 )
 from qlora_repro.workers import launched, let_go, settle
@@ -94,7 +95,7 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
         say(f"\nfolded into an earlier cell{why}")
         keep(folder, record(FOLDED, config=config), name=name)
         return
-    if (read_note(folder / f"{number:05}-{name}.json") or {}).get("state") == ENDED:
+    if (read_note(place(folder, number, name=name)) or {}).get("state") == ENDED:
         return  # its process died on it: it runs alone, after the others
     say(f"\ncell {number + 1}: {' '.join(words)}{f' ({_without_dq(run_cfg)})' * dropped}")
     keep(folder, record(RUNNING, "its process was ended", config), name=name)

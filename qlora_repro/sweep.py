@@ -78,9 +78,14 @@ def identity(cfg: RunConfig) -> str:
     return "".join(key(cfg, stage)[:6] for stage in STAGES)
 
 
+def place(folder: Path, number: int, *, name: str) -> Path:
+    """Return the file of what came of a cell."""
+    return folder / f"{number:05}-{name}.json"
+
+
 def keep(folder: Path, record: Record, *, name: str) -> None:
     """Write what came of a cell, or is coming."""
-    write_whole(folder / f"{record.number:05}-{name}.json", json.dumps(asdict(record)) + "\n")
+    write_whole(place(folder, record.number, name=name), json.dumps(asdict(record)) + "\n")
 
 
 def records(folder: Path) -> list[Record]:

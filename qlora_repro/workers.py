@@ -33,7 +33,7 @@ from qlora_repro.store.claim import LEASE, runs
 from qlora_repro.store.done import find_cell
 from qlora_repro.store.state import FAILED as FAILURE
 from qlora_repro.store.state import read_note, write_failure
-from qlora_repro.sweep import ENDED, RUNNING, Record, command_of, identity, keep, records
+from qlora_repro.sweep import ENDED, RUNNING, Record, command_of, identity, keep, place, records
 
 ONE = "basic"  # Hydra's launcher of cells in turn, in one process
 ORPHANED = 1.0  # s between looks at the parent
@@ -120,8 +120,8 @@ def _died(record: Record, cfg: RunConfig, *, folder: Path) -> bool:
     """Whether a cell's process is gone. It may live without a claim yet: it imports for seconds."""
     if record.host == socket.gethostname():
         return not runs(record.pid)
-    age = time.time() - (folder / f"{record.number:05}-{identity(cfg)}.json").stat().st_mtime
-    return age > LEASE and _folder(cfg).held_by() is None
+    written = place(folder, record.number, name=identity(cfg)).stat().st_mtime
+    return time.time() - written > LEASE and _folder(cfg).held_by() is None
 
 
 def _folder(cfg: RunConfig) -> Any:

@@ -1,6 +1,7 @@
 """Runs as evidence: what a run recorded, in a form that is small enough to keep with the code."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,9 @@ def publish(results: Path, out: Path) -> Iterator[str]:
     """Copy every finished run of a results folder into another, and yield a sentence on each.
 
     All records, settings and manifests come along, and the digests of the weights; the weights and
-    generated texts do not. A text's tokens are averaged over the blocks that statistics draw. Runs
-    that are there already are written again. Raises StoreError for records that are torn.
+    generated texts do not. A text's tokens are averaged over the blocks that statistics draw. Of
+    paths, "." is where the command was given, "~" the home. Runs that are there already are written
+    again. Raises StoreError for records that are torn.
     """
     if results.resolve() == out.resolve():
         raise StoreError(f"--results and --out are both {out}; runs are copied from one to another")
@@ -35,16 +37,28 @@ def publish(results: Path, out: Path) -> Iterator[str]:
 
 
 def _copy(folder: Path, into: Path) -> None:
+    given = {str(read_document(path)["folder"]) for path in folder.glob("origin-*.json")}
     for path in sorted(folder.glob("*.json*")):
         if path.name.startswith(LEFT):
             continue
         read_document(path) if path.suffix == ".json" else read_lines(path)  # or it is torn
         answers = path.name.startswith("answers-")
         text = _answers(path) if answers else path.read_text(encoding="utf-8")
-        write_vouched(into / path.name, text)
+        write_vouched(into / path.name, _anywhere(text, given) if path.suffix == ".json" else text)
     for marked in [folder / name / MARK for name in WEIGHTS]:
         if marked.exists():
             write_whole(into / marked.parent.name / MARK, marked.read_text(encoding="utf-8"))
+
+
+def _anywhere(text: str, given: set[str]) -> str:
+    """Return a document without the paths of one machine.
+
+    >>> _anywhere('{"folder": "/x/y", "of": ["/x/y/a.csv", "/x/yz"]}', {"/x/y"})
+    '{"folder": ".", "of": ["./a.csv", "/x/yz"]}'
+    """
+    for path, sign in [*((path, ".") for path in sorted(given)), (str(Path.home()), "~")]:
+        text = re.sub(rf'(?<![\w./-]){re.escape(path)}(?=["/])', sign, text)
+    return text
 
 
 def _answers(path: Path) -> str:

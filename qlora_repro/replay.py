@@ -87,7 +87,8 @@ def _asked(words: Sequence[str]) -> tuple[Path, Path]:
 
 def _say_origin(origins: Sequence[dict[str, Any]]) -> None:
     last = max(origins, key=lambda origin: str(origin["finished"]))
-    say(f"made by {shlex.join(last['command'])} in {last['folder']}, {last['finished']}")
+    where = "" if last["folder"] == "." else f" in {last['folder']}"  # not told in a published run
+    say(f"made by {shlex.join(last['command'])}{where}, {last['finished']}")
     now = versions()
     changed = [f"{k} {v}, now {now[k]}" for k, v in last["packages"].items() if now.get(k) != v]
     if changed:

@@ -12,6 +12,7 @@ from analysis.claims.runs import load
 from analysis.tables import table2_perplexity_by_dtype as table2
 from qlora_repro.replay import compare
 from qlora_repro.store.blocks import read_answers
+from qlora_repro.store.runs import read_document
 
 LOSSES = np.random.default_rng(0).normal(3, 1, size=157)  # the last of its blocks of 8 is short
 
@@ -71,6 +72,30 @@ def test_a_repetition_compares_with_what_was_published(results: Path, published:
     assert all(one.same and one.numbers for one in found)
     other = next(results.glob("*nf4*"))
     assert not all(one.same for one in compare(published / folder.name, other))
+
+
+def test_what_is_published_names_no_path_of_the_machine_that_ran_it(
+    results: Path, tmp_path: Path
+) -> None:
+    folder = next(results.glob("*nf4*"))
+    text = tmp_path / "here" / "a text.txt"
+    origin = {
+        "folder": str(tmp_path / "here"),
+        "command": ["run.py", f"eval.perplexity_file={text}"],
+    }
+    (folder / "origin-train.json").write_text(json.dumps(origin))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["path"] = str(Path.home() / ".cache" / "weights")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "out"
+    assert main(["publish", "--results", str(results), "--out", str(out)]) == 0
+    kept = out / folder.name
+    assert json.loads((kept / "origin-train.json").read_text()) == {
+        "folder": ".",
+        "command": ["run.py", "eval.perplexity_file=./a text.txt"],
+    }
+    assert json.loads((kept / "manifest.json").read_text())["model"]["path"] == "~/.cache/weights"
+    assert read_document(kept / "origin-train.json")["folder"] == "."  # and it is vouched for
 
 
 def test_torn_records_are_not_published(

@@ -45,3 +45,8 @@ def test_every_run_kept_says_what_ran_from_a_clean_tree_and_is_whole() -> None:
             assert (folder / "adapter" / "whole.json").exists() or (
                 folder / "model" / "whole.json"
             ).exists(), folder.name
+
+
+def test_no_run_kept_names_a_path_of_the_machine_that_ran_it() -> None:
+    named = re.compile(r'"(?:[^"\n]*[= ])?/(?:home|root|Users|tmp|work)/')
+    assert [p for p in RESULTS.rglob("*.json") if named.search(p.read_text())] == []

@@ -27,10 +27,7 @@ JUDGED = (
 TEXT, TASKS = f"eval.perplexity_file={FILE}", f"eval.include_path={ROOT}"
 GIVEN = {  # what a user must write beside the preset, at the paper's scale and at both
     "paper": {name: [QUESTIONS, OPPONENT] for name in JUDGED},
-    "small": {
-        name: ["eval.tasks=[mine]", TASKS]
-        for name in ("fig3_zeroshot_by_bits", "table8_crows_bias")
-    },
+    "small": {"table8_crows_bias": ["eval.tasks=[mine]", TASKS]},
     "both": {name: [TEXT] for name in ("table2_perplexity_by_dtype", "blocksize_ablation")},
 }
 Cell = Mapping[str, str]  # axis -> value

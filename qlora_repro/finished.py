@@ -14,7 +14,8 @@ from qlora_repro.console import note, say
 from qlora_repro.judge.outcome import Standing
 from qlora_repro.plan.stage import foretold
 from qlora_repro.records import Answer, Metric, Paired
-from qlora_repro.report import CellResult, Line, Scores
+from qlora_repro.report import CellResult, Line
+from qlora_repro.scores import Scores
 from qlora_repro.store.done import MANIFEST, TRAINED, Cell
 from qlora_repro.store.runs import Folder
 from qlora_repro.store.whole import entered

@@ -18,7 +18,8 @@ from qlora_repro.measure.stage import measure
 from qlora_repro.merge import merge
 from qlora_repro.model.load import Loaded
 from qlora_repro.records import Example
-from qlora_repro.report import CellResult, Scores, show
+from qlora_repro.report import CellResult, show
+from qlora_repro.scores import Scores
 from qlora_repro.store.done import MANIFEST, Cell, find_cell
 from qlora_repro.store.identity import decisive, key
 from qlora_repro.store.runs import Folder, open_store

@@ -1,6 +1,6 @@
 """The table at the end of a run: before, after, interval, paired test; what it cost; what next."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +11,10 @@ from rich.table import Table
 from qlora_repro.console import say
 from qlora_repro.judge.outcome import Standing
 from qlora_repro.judge.show import judged_table
-from qlora_repro.records import Answer, Metric, Paired
+from qlora_repro.records import Paired
+from qlora_repro.scores import Scores, compare, interval
 
-LOWER_IS_BETTER = ("nats_per_token", "perplexity", "kl", "squared_error")
-BLOCK = 128  # tokens; those of one text depend on their neighbours, so blocks are resampled
 MANY = 12  # of more tasks than these, the table shows groups and averages only
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What one evaluation left in the store."""
-
-    metrics: list[Metric]
-    answers: list[Answer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,54 +84,40 @@ def lines(before: Scores | None, after: Scores | None) -> list[Line]:
     return made
 
 
-def compare(before: Scores | None, after: Scores | None, where: tuple[str, str]) -> Paired | None:
-    """Pair two evaluations on one (task, metric); None where one of them has no answers to it."""
-    if before is None or after is None:
-        return None
-    old, new = (_of(scores.answers, where) for scores in (before, after))
-    if not old or not new:
-        return None
-    from qlora_repro.stats import paired  # scipy: half a second that a finished cell can do without
-
-    task, metric = where
-    return paired(
-        old,
-        new,
-        higher_is_better=metric not in LOWER_IS_BETTER,
-        block=BLOCK if task == "perplexity" else 1,
-    )
-
-
-def _of(answers: Iterable[Answer], where: tuple[str, str]) -> list[Answer]:
-    """Return a task's answers, or those of a group's tasks, which carry its name in front."""
-    task, metric = where
-    return [
-        a for a in answers if a.name == metric and (a.task == task or a.task.startswith(f"{task}_"))
-    ]
-
-
 def cell_table(result: CellResult) -> Table:
-    """Return the table of one run."""
+    """Return the table of one run; what nothing was tuned for has one score and its interval."""
     title = f"{result.label}\n{result.model}" + (f": {result.note}" if result.note else "")
     if result.limit is not None:
         title += f"\nlimit={result.limit}: not a figure to publish"
     table = Table(title=title, title_justify="left")
     for name in ("task", "metric", "n"):
         table.add_column(name)
-    for name in ("chance", "before", "after", "difference [95% interval]", "paired p"):
+    once = result.before if result.after is None else None
+    pair = ("before", "after", "difference [95% interval]", "paired p")
+    for name in ("chance", *(("score", "95% interval") if once else pair)):
         table.add_column(name, justify="right")
-    table.add_column("verdict")
+    if not once:
+        table.add_column("verdict")
     for line in result.lines:
+        seen = (number(line.after), *_comparison(line.comparison))
         table.add_row(
             line.task,
             line.metric,
             str(line.n),
             "-" if line.chance is None else number(line.chance),
             number(line.before),
-            number(line.after),
-            *_comparison(line.comparison),
+            *((span(interval(once, (line.task, line.metric))),) if once else seen),
         )
     return table
+
+
+def span(ends: tuple[float, float] | None) -> str:
+    """Return an interval as a table has it.
+
+    >>> span((0.1, 0.25)), span(None)
+    ('[0.100, 0.250]', '-')
+    """
+    return "-" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
 
 
 def _comparison(found: Paired | None) -> tuple[str, str, str]:
@@ -148,8 +125,8 @@ def _comparison(found: Paired | None) -> tuple[str, str, str]:
         return "-", "-", "-"
     if found.difference is None or found.p is None:
         return "missing", "-", found.verdict
-    span = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return span, p_value(found.p), found.verdict
+    difference = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return difference, p_value(found.p), found.verdict
 
 
 def number(value: float | None) -> str:

@@ -2,14 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rich.table import Table
 
 from qlora_repro.config import RunConfig
 from qlora_repro.records import Answer
-from qlora_repro.report import CellResult, Line, Scores, compare, number, p_value
+from qlora_repro.report import CellResult, Line, number, p_value, span
+from qlora_repro.scores import Scores, compare, interval
 from qlora_repro.store.identity import key
 
 SHORT = {"out of memory": "OOM"}  # states as a table has them
@@ -98,7 +99,7 @@ def against_first(groups: Sequence[Group], column: tuple[str, str]) -> Table:
     for group in groups:
         table.add_row(group.label, *_group_row(group, groups[0], column))
     table.caption = (
-        "n questions; a score's interval is Student's over seeds, with one seed over questions; a "
+        "n questions; a score's interval is Student's over seeds, with one seed its questions'; a "
         "difference's is of resampled questions, each its mean over seeds"
     )
     return table
@@ -117,31 +118,22 @@ def _group_row(group: Group, first: Group, column: tuple[str, str]) -> list[str]
     found = compare(_folded(first, column), _folded(group, column), column)
     if found is None or found.difference is None or found.p is None:
         return [*shown, "-", "-", "not comparable"]
-    span = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return [*shown, span, p_value(found.p), found.verdict]
+    difference = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return [*shown, difference, p_value(found.p), found.verdict]
 
 
 def _interval(group: Group, column: tuple[str, str], scores: Sequence[float]) -> str:
+    mean = sum(scores) / len(scores)
+    if len(scores) == 1:
+        sets = [s for r in group.results if (s := r.after or r.before) is not None]
+        (own,) = [s for s in sets if any((m.task, m.name) == column for m in s.metrics)][:1]
+        ends = interval(own, column)
+        return number(mean) if ends is None else f"{mean:.3f} {span(ends)}"
     from scipy import stats
 
-    mean = sum(scores) / len(scores)
-    if len(scores) > 1:
-        spread = math.sqrt(sum((x - mean) ** 2 for x in scores) / (len(scores) - 1) / len(scores))
-        half = float(stats.t.ppf(0.975, len(scores) - 1)) * spread
-    else:
-        error = _stderr(group.results, column)
-        if error is None:
-            return number(mean)
-        half = float(stats.norm.ppf(0.975)) * error
-    return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
-
-
-def _stderr(results: Iterable[CellResult], column: tuple[str, str]) -> float | None:
-    for scores in (result.after or result.before for result in results):
-        for metric in scores.metrics if scores else []:
-            if (metric.task, metric.name) == column:
-                return metric.stderr
-    return None
+    spread = math.sqrt(sum((x - mean) ** 2 for x in scores) / (len(scores) - 1) / len(scores))
+    half = float(stats.t.ppf(0.975, len(scores) - 1)) * spread
+    return f"{mean:.3f} {span((mean - half, mean + half))}"
 
 
 def _folded(group: Group, column: tuple[str, str]) -> Scores:

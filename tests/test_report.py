@@ -1,16 +1,19 @@
 """The tables a user sees: what is marked, what is missing, which way a loss is better."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from qlora_repro import report
 from qlora_repro.console import say
 from qlora_repro.records import Answer, Metric
-from qlora_repro.report import CellResult, Scores, cell_table, cost_lines
+from qlora_repro.report import CellResult, cell_table, cost_lines
 from qlora_repro.report_sweep import sweep_tables
+from qlora_repro.scores import Scores
 
 BASE = {"bits_per_parameter": 4.127, "modules": 210, "simulated": False}
 
@@ -73,6 +76,35 @@ def test_a_loss_that_rises_is_worse(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_score_that_is_missing_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     found = result(scores("quiz", "acc", [None, None]), scores("quiz", "acc", [1.0, 0.0]))
     assert row(printed(capsys, cell_table(found)), "quiz")[4:7] == ["missing", "0.500", "missing"]
+
+
+def test_what_nothing_is_tuned_for_has_one_score_and_its_interval(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hits = [float(n % 4 == 0) for n in range(400)]
+    text = printed(capsys, cell_table(result(scores("quiz", "acc", hits), None)))
+    *told, interval = row(text, "quiz")
+    assert told == ["quiz", "acc", "400", "-", "0.250"]
+    wilson = proportion_confint(100, 400, method="wilson")
+    ends = [float(end) for end in interval.strip("[]").split(", ")]
+    assert ends == pytest.approx(wilson, abs=0.006)
+    assert "missing" not in text
+    assert "verdict" not in text
+
+
+def test_the_interval_of_a_perplexity_is_that_of_its_loss(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    losses = scores("perplexity", "nats_per_token", [2.0 + n % 7 / 10 for n in range(2048)])
+    metrics = [*losses.metrics, replace(losses.metrics[0], name="perplexity", value=9.97)]
+    text = printed(capsys, cell_table(result(replace(losses, metrics=metrics), None)))
+    ends = {}
+    for name in ("nats_per_token", "perplexity"):
+        found = row(text, f"perplexity │ {name}")[-1]
+        ends[name] = [float(end) for end in found.strip("[]").split(", ")]
+    assert [math.log(end) for end in ends["perplexity"]] == pytest.approx(
+        ends["nats_per_token"], abs=1e-3
+    )
 
 
 def test_a_limit_a_stand_in_and_uncommitted_changes_are_marked(

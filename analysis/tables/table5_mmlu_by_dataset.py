@@ -6,6 +6,7 @@ from analysis.cells.artifact import MMLU, STAND_INS, Artifact, Place, always, ce
 from analysis.cells.placed import worded
 from analysis.cells.show import build as build_cells
 from analysis.claims.runs import Run
+from analysis.printed import column
 from analysis.tables.table4_mmlu_by_dtype import MODELS
 
 STEM = "table5_mmlu_by_dataset"
@@ -31,6 +32,12 @@ def places(run: Run) -> list[Place]:
     return offered(row, run.model, (MMLU, *STAND_INS))
 
 
+def sizes() -> str:
+    """Return how many rows the paper took of each data set (Appendix B.1)."""
+    rows = column("datasets", "rows")
+    return "rows in the paper: " + ", ".join(f"{name} {n:,.0f}" for name, n in rows.items())
+
+
 ARTIFACT = Artifact(
     stem=STEM,
     title="Table 5: 5-shot MMLU by training data, NF4 + DQ",
@@ -45,6 +52,7 @@ ARTIFACT = Artifact(
     digits=1,
     notes=(
         "base row: none, the model before tuning",
+        sizes(),
         "the paper's row without tuning equals the numbers that Meta published, so it was probably "
         "copied; at 33B and 65B only FLAN v2 is above it",
     ),

@@ -1,11 +1,14 @@
 """The printed numbers: complete, and derived ones that do not follow are flagged, no others."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.printed import COLUMNS, PAPER, column, errata, printed, signed
+from analysis.tables.table2_published import elsewhere
 
 FILES = {
+    "datasets": 13,
     "fig2_lora_coverage": 16,
     "fig3_zeroshot_by_bits": 2,  # its axis: its points were never printed
     "fig4_lora_rank": 4 * 5,
@@ -36,7 +39,7 @@ def test_every_cell_is_there_once_with_its_table(artifact: str) -> None:
 
 
 def test_every_file_of_printed_numbers_is_looked_at() -> None:
-    in_another_form = {"agreement", "fig6_memory", "table2_perplexity_by_dtype"}
+    in_another_form = {"agreement", "fig6_memory", "table2_perplexity_by_dtype", "table2_rerun"}
     assert {path.stem for path in PAPER.glob("*.csv")} == {*FILES, *in_another_form}
 
 
@@ -137,3 +140,12 @@ def test_a_difference_of_nothing_has_no_minus() -> None:
         "-0.1",
         "+2.0",
     ]
+
+
+def test_the_mean_rises_of_the_rerun_follow_from_its_perplexities() -> None:
+    cells = pd.read_csv(PAPER / "table2_rerun.csv")
+    printed_means = cells.query("model == 'mean rise'").set_index(["dtype", "dq"])["value"]
+    assert len(printed_means) == 6
+    for (dtype, dq), mean in printed_means.items():
+        found = elsewhere(str(dtype), bool(dq))
+        assert float(found.partition(" ")[0]) == pytest.approx(mean, abs=0.5 if mean > 30 else 0.05)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis.read import manifests, settings
+from analysis.read import MANIFEST, manifests, settings
 from qlora_repro.errors import StoreError
 from qlora_repro.store.blocks import in_blocks
 from qlora_repro.store.runs import open_store, read_document, read_lines
@@ -16,7 +16,7 @@ WEIGHTS = ("adapter", "model")  # of which the digests are kept
 
 
 def publish(results: Path, out: Path) -> Iterator[str]:
-    """Copy every finished run of a results folder into another, and yield a sentence on each.
+    """Copy every finished run and plan of a results folder into another; yield a sentence on each.
 
     All records, settings and manifests come along, and the digests of the weights; the weights and
     generated texts do not. A text's tokens are averaged over the blocks that statistics draw. Of
@@ -26,6 +26,7 @@ def publish(results: Path, out: Path) -> Iterator[str]:
     if results.resolve() == out.resolve():
         raise StoreError(f"--results and --out are both {out}; runs are copied from one to another")
     found = list(manifests(results))
+    plans = sorted({path.parent for path in results.glob("*/plan-*.jsonl")})
     open_store(out)
     for folder, manifest in found:
         if "train" in manifest["decided_by"] and not (folder / "train.json").exists():
@@ -34,6 +35,10 @@ def publish(results: Path, out: Path) -> Iterator[str]:
         _copy(folder, out / folder.name)
         dirty = manifest["provenance"]["dirty"]
         yield folder.name + (": of code with uncommitted changes" if dirty else "")
+    for folder in plans:
+        if not (folder / MANIFEST).exists():
+            _copy(folder, out / folder.name)
+            yield f"{folder.name}: a plan"
 
 
 def _copy(folder: Path, into: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.figures import FIGURES
+from analysis.publish import publish
 from analysis.tables import fig6_memory
 from qlora_repro.config import RunConfig
 from qlora_repro.errors import ConfigError, StoreError
@@ -50,6 +51,16 @@ def test_the_plan_lies_in_the_store_as_it_was_printed(
     assert [MemoryPlan(**row) for row in read_lines(path)] == [found]
     assert f"{found.peak / 1e9:.2f}" in said
     assert str(path.name) in said
+
+
+def test_a_plan_is_published_though_nothing_ran(configured: Configured, tmp_path: Path) -> None:
+    root, out = tmp_path / "results", tmp_path / "evidence"
+    plan(configured("model=llama_7b", "stages=[plan]", f"results_dir={root}", *PAPER))
+    (said,) = publish(root, out)
+    assert said.startswith("llama_7b-nf4-dq-all-r64-")
+    assert said.endswith(": a plan")
+    assert len(fig6_memory.plans(root)) == 1
+    assert fig6_memory.plans(out).equals(fig6_memory.plans(root))
 
 
 def test_plan_goes_alone(configured: Configured, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["better", "worse", "not resolved"]
+PERPLEXITY = "perplexity"  # the task whose answers are tokens of a text, and its exponential score
+LOSS = "nats_per_token"  # the score of each of these tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qlora_repro.records import Answer, Metric, Paired
+from qlora_repro.records import LOSS, PERPLEXITY, Answer, Metric, Paired
 
-LOWER_IS_BETTER = ("nats_per_token", "perplexity", "kl", "squared_error")
+LOWER_IS_BETTER = (LOSS, PERPLEXITY, "kl", "squared_error")
 BLOCK = 128  # tokens; those of one text depend on their neighbours, so blocks are resampled
 NORMAL = 1.96  # standard errors
 
@@ -33,7 +33,7 @@ def compare(before: Scores | None, after: Scores | None, where: tuple[str, str])
         old,
         new,
         higher_is_better=metric not in LOWER_IS_BETTER,
-        block=BLOCK if task == "perplexity" else 1,
+        block=BLOCK if task == PERPLEXITY else 1,
     )
 
 
@@ -53,7 +53,7 @@ def interval(scores: Scores, where: tuple[str, str]) -> tuple[float, float] | No
     """
     task, metric = where
     found = {(m.task, m.name): m for m in scores.metrics}[where]
-    loss = "nats_per_token" if metric == "perplexity" else metric
+    loss = LOSS if metric == PERPLEXITY else metric
     own = [a.value for a in scores.answers if (a.task, a.name) == (task, loss)]
     values = [value for value in own if value is not None]
     if not values:
@@ -66,5 +66,5 @@ def interval(scores: Scores, where: tuple[str, str]) -> tuple[float, float] | No
 
     if set(values) <= {0.0, 1.0}:
         return stats.wilson(int(sum(values)), len(values))
-    low, high = stats.block_interval(np.array(values), block=BLOCK if task == "perplexity" else 1)
-    return (math.exp(low), math.exp(high)) if metric == "perplexity" else (low, high)
+    low, high = stats.block_interval(np.array(values), block=BLOCK if task == PERPLEXITY else 1)
+    return (math.exp(low), math.exp(high)) if metric == PERPLEXITY else (low, high)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from analysis.claims.runs import PERPLEXITY, Run
+from analysis.claims.runs import Run
 from analysis.printed import printed
+from qlora_repro.records import LOSS, PERPLEXITY
 
 Key = tuple[str, str]  # row, column
 MARGINS = ("mean", "average")
@@ -28,7 +29,7 @@ STAND_INS = (  # what is asked where the paper's benchmark is not at hand
     Score(task="procedural_exact", name="exact_match", unit="% exact", scale=100, digits=1),
     Score(task="procedural_mc", name="acc", unit="% choice", scale=100, digits=1),
     ROUGE,
-    Score(task=PERPLEXITY, name="nats_per_token", unit="nats a token", scale=1, digits=3),
+    Score(task=PERPLEXITY, name=LOSS, unit="nats a token", scale=1, digits=3),
 )
 
 

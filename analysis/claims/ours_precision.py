@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from analysis.claims.measured import About, Missing, Part, equivalence, superiority
-from analysis.claims.runs import PERPLEXITY, Run, grouped, matrices, most_seeds, training
+from analysis.claims.runs import Run, grouped, matrices, most_seeds, training
 from analysis.claims.samples import crossed, paired_superiority, plain, pooled_noise, stacked
 from analysis.claims.settings import Fixed, Score
 from qlora_repro.config import FULL_PRECISION
+from qlora_repro.records import LOSS, PERPLEXITY
 
 Pick = Callable[[Run], bool]
 
@@ -107,11 +108,11 @@ def nf4_is_best(runs: Sequence[Run], fixed: Fixed) -> list[Part]:
     the pairs are there, and of those on the longest text.
     """
     best: dict[str, tuple[tuple[int, int], dict[str, Pair]]] = {}
-    untuned = [run for run in runs if not run.tuned and len(run.scores(*LOSS))]
+    untuned = [run for run in runs if not run.tuned and len(run.scores(PERPLEXITY, LOSS))]
     for group in grouped(untuned, lambda run: run.at("model")):
         pairs = {what: _pair(group, rival) for what, rival in RIVALS.items()}
         there = sum(pair is not None for pair in pairs.values())
-        weight = there, max(len(run.scores(*LOSS)) for run in group)
+        weight = there, max(len(run.scores(PERPLEXITY, LOSS)) for run in group)
         if there and weight > best.get(group[0].model, ((0, 0), {}))[0]:
             best[group[0].model] = weight, pairs
     return [
@@ -127,7 +128,6 @@ def nf4_is_best(runs: Sequence[Run], fixed: Fixed) -> list[Part]:
     ]
 
 
-LOSS = (PERPLEXITY, "nats_per_token")
 PLAIN_BLOCK = 64  # the paper's
 RIVALS = {"NF4 over FP4": "fp4", "NF4 over Int4": "int4", "NF4 + DQ against NF4": "nf4"}
 Pair = tuple[Run, Run] | None
@@ -151,7 +151,7 @@ def _untuned(what: str, pair: tuple[Run, Run] | None, model: str, fixed: Fixed) 
     part = f"{what}, {model}, perplexity"
     if pair is None:
         return Missing(part=part, needs="both of them, in the same blocks, through one backend")
-    grids = matrices([{0: run} for run in pair], *LOSS)
+    grids = matrices([{0: run} for run in pair], PERPLEXITY, LOSS)
     if not grids or grids[0].shape[1] < 2:
         return Missing(part=part, needs="both on the same text, of two windows or more")
     gained = (grids[1] - grids[0])[0]  # (Q,): less loss is better

@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.read import manifests, model_bits, settings
+from qlora_repro.records import PERPLEXITY
 from qlora_repro.store.blocks import read_answers
 
 Array = NDArray[np.float64]
-PERPLEXITY = "perplexity"
 NOT_SETTINGS = ("lr", "optim", "schedule", "warmup_steps", "max_grad_norm", "beta2", "weight_decay")
 
 

@@ -15,7 +15,7 @@ from analysis.read import records, settings, type_name
 from analysis.table import Table
 from analysis.tables.table2_published import NO_ROW, elsewhere, published
 from qlora_repro.config import FULL_PRECISION
-from qlora_repro.records import Answer
+from qlora_repro.records import LOSS, Answer
 from qlora_repro.stats import block_interval, paired
 from qlora_repro.store.blocks import read_answers
 
@@ -85,7 +85,7 @@ def readings(root: Path) -> Iterator[Reading]:
     metrics = records(root, "metrics")
     if metrics.empty:
         return
-    untuned = metrics[(metrics["name"] == "nats_per_token") & metrics["lora"].isna()]
+    untuned = metrics[(metrics["name"] == LOSS) & metrics["lora"].isna()]
     for row in untuned.to_dict("records"):
         asked = settings(root, row["folder"], row["digest"]).get("eval", {})
         yield Reading(root=root, facts={str(k): v for k, v in row.items()}, asked=asked)
@@ -139,9 +139,8 @@ def percent(difference: float) -> str:
 
 
 def _compare(before: Reading, after: Reading) -> tuple[str, str]:
-    name = "nats_per_token"
     found = paired(
-        before.answers(name), after.answers(name), higher_is_better=False, block=before.block
+        before.answers(LOSS), after.answers(LOSS), higher_is_better=False, block=before.block
     )
     if found.difference is None or found.low is None or found.high is None or found.unmatched:
         return "other tokens", NO_ROW

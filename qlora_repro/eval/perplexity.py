@@ -9,7 +9,7 @@ from qlora_repro.errors import ConfigError, DataError
 from qlora_repro.eval.score import mean_metric
 from qlora_repro.eval.untouched import untouched
 from qlora_repro.eval.windows import Compared, Window, compare, cut, window_losses
-from qlora_repro.records import Metric
+from qlora_repro.records import LOSS, PERPLEXITY, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,16 @@ class TokenLosses:
         squares = math.fsum((loss - mean) ** 2 for loss in self.losses)
         stderr = math.sqrt(squares / (n - 1) / n) if n > 1 else None
         values = (
-            ("perplexity", self.perplexity, None if stderr is None else self.perplexity * stderr),
-            ("nats_per_token", mean, stderr),
+            (PERPLEXITY, self.perplexity, None if stderr is None else self.perplexity * stderr),
+            (LOSS, mean, stderr),
         )
         found = [
-            Metric(run_id=run_id, task="perplexity", name=name, value=value, stderr=error, n=n)
+            Metric(run_id=run_id, task=PERPLEXITY, name=name, value=value, stderr=error, n=n)
             for name, value, error in values
         ]
         for name in ("kl", "same_top") if self.compared else ():
             scores = [getattr(token, name) for token in self.compared]
-            found += mean_metric(scores, run_id=run_id, task="perplexity", name=name)
+            found += mean_metric(scores, run_id=run_id, task=PERPLEXITY, name=name)
         return found
 
 

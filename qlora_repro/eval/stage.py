@@ -10,7 +10,7 @@ from qlora_repro.eval.harness import evaluate
 from qlora_repro.eval.perplexity import Reading, TokenLosses, perplexity, read_text
 from qlora_repro.eval.rouge import rouge
 from qlora_repro.eval.untouched import OnProgress
-from qlora_repro.records import Answer, Example, Metric
+from qlora_repro.records import LOSS, PERPLEXITY, Answer, Example, Metric
 
 Records = tuple[list[Metric], list[Answer]]
 
@@ -78,7 +78,7 @@ def token_answers(found: TokenLosses, *, run_id: str) -> list[Answer]:
     return [
         Answer(
             run_id=run_id,
-            task="perplexity",
+            task=PERPLEXITY,
             name=name,
             doc_id=place,
             doc_hash=f"{found.reading}:{place}:{token}",
@@ -90,7 +90,7 @@ def token_answers(found: TokenLosses, *, run_id: str) -> list[Answer]:
 
 
 def _by_token(found: TokenLosses) -> Iterator[tuple[str, list[float]]]:
-    yield "nats_per_token", found.losses
+    yield LOSS, found.losses
     if found.compared:
         yield "kl", [token.kl for token in found.compared]
         yield "same_top", [token.same_top for token in found.compared]

@@ -6,10 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from qlora_repro.records import PERPLEXITY
 from qlora_repro.store.runs import read_lines
 
 Row = dict[str, Any]
-TASK = "perplexity"  # whose answers are tokens of a text
 TOKENS = "tokens"  # how many of them a row stands for
 
 
@@ -19,7 +19,7 @@ def in_blocks(rows: Iterable[Row], size: int) -> Iterator[Row]:
     Rows of other tasks stay as they are. The hash of a block is that of its tokens' hashes.
     """
     for (task, _), group in groupby(rows, key=lambda row: (row["task"], row["name"])):
-        if task != TASK:
+        if task != PERPLEXITY:
             yield from group
             continue
         tokens = sorted(group, key=lambda row: int(row["doc_id"]))

@@ -15,7 +15,7 @@ from analysis.claims import command as claims
 from analysis.claims.show import Decided
 from analysis.figures import FIGURES
 from analysis.table import Table
-from analysis.tables import TABLES
+from analysis.tables import TABLES, learning_rates
 from qlora_repro.errors import StoreError
 
 DPI = 200
@@ -92,6 +92,8 @@ def commands(stem: str) -> list[str]:
     """
     if stem == "judged_runs":
         return ["python run.py stages=[train,generate,judge] generate=procedural judge=reference"]
+    if stem == "learning_rates":
+        return [f"python run.py experiments={learning_rates.PRESET}"]
     return [f"python run.py experiments={name}" for name in presets(stem)]
 
 

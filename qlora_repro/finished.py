@@ -21,6 +21,7 @@ from qlora_repro.store.runs import Folder
 from qlora_repro.store.whole import entered
 
 SKIPPED = "in the store, skipped"
+FORM = 2  # of a summary; one of another form is made anew
 STAGES = {  # what is skipped -> the stage that asks for it, and whether only a trained cell has it
     "scores before tuning": ("eval", False),
     "training": ("train", True),
@@ -101,7 +102,9 @@ def _summary(cell: Cell) -> list[Line] | None:
     lines = []
     for line in found["lines"]:
         compared = line["comparison"]
-        lines.append(Line(**line | {"comparison": Paired(**compared) if compared else None}))
+        alone = line["interval"] and tuple(line["interval"])
+        made = {"comparison": Paired(**compared) if compared else None, "interval": alone}
+        lines.append(Line(**line | made))
     return lines
 
 
@@ -111,7 +114,7 @@ def _summary_name(cell: Cell) -> str:
 
 def _sources(cell: Cell) -> dict[str, Any]:
     """Return the entries of the files that the tests are made from, and the version that tests."""
-    found: dict[str, Any] = {"version": __version__}
+    found: dict[str, Any] = {"version": __version__, "form": FORM}
     for tuned in {False, cell.trains}:
         digest = cell.digest(tuned=tuned, stage="eval")
         entries = entered(cell.of(tuned=tuned).path) or {}

@@ -53,6 +53,7 @@ class Line:
     after: float | None
     chance: float | None  # what guessing scores; None where it is not known
     comparison: Paired | None
+    interval: tuple[float, float] | None = None  # 95%, of a score that stands alone
 
 
 def lines(before: Scores | None, after: Scores | None) -> list[Line]:
@@ -79,6 +80,7 @@ def lines(before: Scores | None, after: Scores | None) -> list[Line]:
                 after=new[where].value if where in new else None,
                 chance=chance.get(metric.task),
                 comparison=compare(before, after, where),
+                interval=interval(before, where) if before and not after else None,
             )
         )
     return made
@@ -92,7 +94,7 @@ def cell_table(result: CellResult) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("task", "metric", "n"):
         table.add_column(name)
-    once = result.before if result.after is None else None
+    once = result.before is not None and result.after is None
     pair = ("before", "after", "difference [95% interval]", "paired p")
     for name in ("chance", *(("score", "95% interval") if once else pair)):
         table.add_column(name, justify="right")
@@ -106,7 +108,7 @@ def cell_table(result: CellResult) -> Table:
             str(line.n),
             "-" if line.chance is None else number(line.chance),
             number(line.before),
-            *((span(interval(once, (line.task, line.metric))),) if once else seen),
+            *((span(line.interval),) if once else seen),
         )
     return table
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qlora_repro import pipeline
+from qlora_repro import finished, pipeline, report
 from qlora_repro.attempt import attempt
 from qlora_repro.config import RunConfig
+from qlora_repro.stats import wilson
 from qlora_repro.store.done import find_cell
 from qlora_repro.store.runs import Folder, open_store
 
@@ -76,6 +77,18 @@ def test_what_other_versions_made_is_taken_with_a_word_or_made_again_on_demand(
     assert "training on 16 rows" in capsys.readouterr().out
     assert attempt(anew, rerun="").state == "in the store"
     assert "made with" not in capsys.readouterr().out
+
+
+def test_the_interval_of_an_untuned_score_is_kept_and_not_drawn_again(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untuned = ("stages=[eval]", "lora=none", "train=none", "train.max_steps=0")
+    cfg = configured(*SMALL, *untuned, f"results_dir={tmp_path}")
+    (made,) = pipeline.run(cfg).lines
+    assert made.interval == wilson(round(made.before * made.n), made.n)
+    monkeypatch.setattr(report, "interval", None)  # fails if it is asked
+    (kept,) = finished.result(find_cell(cfg, open_store(tmp_path))).lines
+    assert kept == made
 
 
 def test_origins_hold_command_versions_and_settings_and_no_secret(

@@ -1,6 +1,7 @@
 """Findings 4 and 7 from the store: full grids of two factors, seeds as repeats."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,14 +70,29 @@ def kind_over_size(runs: Sequence[Run], fixed: Fixed) -> list[Part]:
     for group in grouped([run for run in runs if run.tuned], same):
         grid = full_grid(group, kind, lambda run: str(run.at(fixed.factors["size"])))
         if min(len(grid.rows), len(grid.columns)) > 1 and len(grid.seeds) >= fixed.fewest_seeds:
-            parts += _spreads(grid, ("kinds of data", "sizes"), group[0].model, fixed)
+            made_of = {
+                name: [_of_row(grid, row, path) for row in grid.rows]
+                for name, path in kinds.items()
+            }
+            parts += _spreads(grid, ("kinds of data", "sizes"), group[0].model, fixed, made_of)
     needs = f"every kind of data in every size, two or more of each, {fixed.fewest_seeds} seeds"
     return parts or [
         Missing(part="spread between kinds of data over that between sizes", needs=needs)
     ]
 
 
-def _spreads(grid: Grid, names: tuple[str, str], model: str, fixed: Fixed) -> list[Part]:
+def _of_row(grid: Grid, row: str, path: str) -> str:
+    arm = next(arm for (name, _), arm in grid.arms.items() if name == row)
+    return str(next(iter(arm.values())).at(path))
+
+
+def _spreads(
+    grid: Grid,
+    names: tuple[str, str],
+    model: str,
+    fixed: Fixed,
+    made_of: Mapping[str, Sequence[str]] | None = None,
+) -> list[Part]:
     parts: list[Part] = []
     for score in fixed.scores:
         cells = grid.scores(score)
@@ -89,7 +105,7 @@ def _spreads(grid: Grid, names: tuple[str, str], model: str, fixed: Fixed) -> li
             n=means.size,
             of="runs",
             seeds=means.shape[-1],
-            notes=(shares(means, names),),
+            notes=(shares(means, names) + within(means, made_of or {}),),
         )
         parts.append(more_spread(balanced(means, 0), balanced(means, 1), about))
     return parts
@@ -112,6 +128,31 @@ def shares(means: Array, names: tuple[str, str]) -> str:
     ]
     said = zip((*names, "both together", "seeds"), (*parts, 1 - sum(parts)), strict=True)
     return "of the variance of runs: " + ", ".join(f"{n} {abs(s):.0%}" for n, s in said)
+
+
+def within(means: Array, factors: Mapping[str, Sequence[str]]) -> str:
+    """Return how the rows' part of the variance falls to what they are made of: a level a row.
+
+    "" where rows differ in one factor alone, or not every level goes with every other as often.
+
+    >>> means = np.array([0.0, 0.0, 2.0, 2.0]).reshape(4, 1, 1)
+    >>> within(means, {"quality": ["0", "1", "0", "1"], "suitability": ["a", "a", "b", "b"]})
+    '; of kinds, quality 0%, suitability 100%, both together 0%'
+    """
+    varied = {name: levels for name, levels in factors.items() if len(set(levels)) > 1}
+    combined = list(zip(*varied.values(), strict=True))
+    crossed_all = math.prod(len(set(levels)) for levels in varied.values())
+    if len(varied) < 2 or len(set(combined)) != len(combined) or len(combined) != crossed_all:
+        return ""
+    rows = means.mean(axis=(1, 2)) - means.mean()  # (rows,)
+    total = float((means - means.mean()).reshape(-1) @ (means - means.mean()).reshape(-1)) or 1.0
+    each = means.size // len(rows)
+    said = {}
+    for name, levels in varied.items():
+        effects = [np.mean([rows[i] for i, of in enumerate(levels) if of == own]) for own in levels]
+        said[name] = each * float(np.square(effects).sum()) / total
+    said["both together"] = each * float(np.square(rows).sum()) / total - sum(said.values())
+    return "; of kinds, " + ", ".join(f"{name} {abs(share):.0%}" for name, share in said.items())
 
 
 def placement_over_rank(runs: Sequence[Run], fixed: Fixed) -> list[Part]:

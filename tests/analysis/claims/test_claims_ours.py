@@ -1,12 +1,16 @@
 """Which runs of a store enter which claim, and what is said where there are none."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import claims_store
 import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from scipy.stats import spearmanr
+from statsmodels.stats.anova import anova_lm
 
 from analysis.claims import ours
 from analysis.claims.measured import Measured, Missing
@@ -130,6 +134,32 @@ def test_kinds_of_data_are_set_against_sizes(tmp_path: Path, held: Fixed) -> Non
     assert found.about.n == 12
     assert found.p_for < 0.01
     assert "kinds of data 100%, sizes 0%" in found.about.notes[0]
+
+
+def test_kinds_of_data_fall_to_quality_and_suitability_as_in_an_analysis_of_variance(
+    tmp_path: Path, held: Fixed
+) -> None:
+    rng = np.random.default_rng(3)
+    runs = []
+    for tasks, wrong, rows, seed in product(
+        (["a"], ["b"]), (0.0, 0.3), (500, 2000, 8000), range(3)
+    ):
+        hits = (rng.random(300) < 0.3 + 0.2 * (tasks == ["b"]) - 0.3 * wrong).astype(float)
+        setting = {"data.tasks": tasks, "data.wrong": wrong, "data.rows": rows, "seed": seed}
+        claims_store.add_run(tmp_path, setting, {EXACT: hits})
+        runs.append({"score": hits.mean(), "tasks": tasks[0], "wrong": wrong, "rows": rows})
+    (found,) = evidence(tmp_path, held, 4).measured
+    model = smf.ols("score ~ C(tasks) * C(wrong) * C(rows)", data=pd.DataFrame(runs)).fit()
+    squares = anova_lm(model)["sum_sq"] / anova_lm(model)["sum_sq"].sum()
+    sizes = squares["C(rows)"]
+    parts = [squares["C(tasks)"], squares["C(wrong)"], squares["C(tasks):C(wrong)"]]
+    seeds = squares["Residual"]
+    suitability, quality, both = parts
+    assert found.about.notes[0] == (
+        f"of the variance of runs: kinds of data {sum(parts):.0%}, sizes {sizes:.0%}, "
+        f"both together {1 - sum(parts) - sizes - seeds:.0%}, seeds {seeds:.0%}; of kinds, "
+        f"quality {quality:.0%}, suitability {suitability:.0%}, both together {both:.0%}"
+    )
 
 
 def grid(root: Path, *, widest: int) -> None:

@@ -89,10 +89,7 @@ def _cell_of_sweep(cfg: DictConfig, words: list[str], *, folder: Path, number: i
         return
     dropped = "dq" in written and cfg.dq and not run_cfg.dq
     if any(int(path.name[:5]) < number for path in folder.glob(f"*-{name}.json")):
-        placed = "lora" in written and run_cfg.full_finetuning
-        why = ": full fine-tuning has no adapters to place" if placed else ""
-        why = f": {_without_dq(run_cfg)}" if dropped or not (run_cfg.dq or placed) else why
-        say(f"\nfolded into an earlier cell{why}")
+        say(f"\nfolded into an earlier cell{_folded(run_cfg, written)}")
         keep(folder, record(FOLDED, config=config), name=name)
         return
     if (read_note(place(folder, number, name=name)) or {}).get("state") == ENDED:
@@ -131,6 +128,17 @@ def _say_failure(outcome: Outcome, name: str = "") -> None:
     if outcome.trace and outcome.unforeseen:
         sys.stderr.write(outcome.trace)
     sentence(" ".join(f"{name}{outcome.why}".split()))
+
+
+def _folded(cfg: RunConfig, written: set[str]) -> str:
+    """Return which of the words that a sweep varies makes no difference to this cell."""
+    if "dq" in written and cfg.dtype.name in checks.NO_DQ:
+        return f": {_without_dq(cfg)}"
+    if "lora" in written and cfg.full_finetuning:
+        return ": full fine-tuning has no adapters to place"
+    if "dtype.blocksize" in written and not cfg.quantized:
+        return f": dtype={cfg.dtype.name} has no blocks"
+    return ""
 
 
 def _without_dq(cfg: RunConfig) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.read import records, settings, type_name
 from analysis.table import Table
-from analysis.tables.table2_published import NO_ROW, elsewhere, published
+from analysis.tables.table2_published import NO_ROW, RERUN_BLOCK, elsewhere, published
 from qlora_repro.config import FULL_PRECISION
 from qlora_repro.records import LOSS, Answer
 from qlora_repro.stats import block_interval, paired
@@ -116,7 +116,7 @@ def _line(reading: Reading, peers: list[Reading], gaussian: pd.DataFrame) -> dic
         "verdict on NF4": verdict,
         "MSE on N(0,1), 1e-3": _mse(reading, gaussian),
         "paper": published(reading.dtype, reading.dq),
-        "rise elsewhere": elsewhere(reading.dtype, reading.dq),
+        "rise elsewhere": elsewhere(reading.dtype, reading.dq) if block == RERUN_BLOCK else NO_ROW,
     }
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 PAPER = Path(__file__).parents[1] / "paper" / "table2_perplexity_by_dtype.csv"
 RERUN = PAPER.with_name("table2_rerun.csv")  # by others: khalit7/technical_knowledge_base, GitHub
+RERUN_BLOCK = 64
 NO_ROW = "-"  # there is nothing to compare
 
 

@@ -32,6 +32,13 @@ def test_a_sweep_ends_with_one_table_row_a_cell(five: Outcome) -> None:
     assert held == ["bf16", "nf4 + dq", "nf4", "fp4 + dq", "fp4"]
 
 
+def test_blocks_of_a_16_bit_type_fold_and_the_sweep_says_why(tmp_path: Path) -> None:
+    words = ["model=tiny", "stages=[plan]", "-m", "dtype=bf16", "dtype.blocksize=32,64"]
+    outcome = command(tmp_path, *words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("folded into an earlier cell: dtype=bf16 has no blocks") == 1
+
+
 def test_a_cell_that_fails_does_not_stop_the_sweep_which_says_so_and_fails(tmp_path: Path) -> None:
     words = ["model=tiny", "eval=none", "train.max_steps=1", "lora=regex", "-m"]
     outcome = command(tmp_path, *words, "lora.target=attn_proj,'.*q_proj'", "seed=-1,0")

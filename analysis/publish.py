@@ -32,6 +32,9 @@ def publish(results: Path, out: Path) -> Iterator[str]:
         if "train" in manifest["decided_by"] and not (folder / "train.json").exists():
             yield f"{folder.name}: left out, its training is not finished"
             continue
+        if not any(folder.glob("*.jsonl")):
+            yield f"{folder.name}: left out, nothing was measured"
+            continue
         _copy(folder, out / folder.name)
         dirty = manifest["provenance"]["dirty"]
         yield folder.name + (": of code with uncommitted changes" if dirty else "")

@@ -48,6 +48,17 @@ def test_a_text_is_kept_by_block_and_no_statistic_changes(results: Path, publish
     assert len(lines) == 2 * 20  # of two scores, 157 tokens in blocks of 8
 
 
+def test_a_run_that_was_cut_off_before_it_measured_is_left_out(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stored.make_run(results, "fp4")
+    out = tmp_path / "evidence"
+    assert main(["publish", "--results", str(results), "--out", str(out)]) == 0
+    assert f"{folder.name}: left out, nothing was measured" in capsys.readouterr().out
+    assert not (out / folder.name).exists()
+    assert len(list(out.glob("*/manifest.json"))) == 3
+
+
 def test_blocks_of_other_tokens_are_not_paired(results: Path, published: Path) -> None:
     def tokens() -> set[tuple[str, str]]:
         path = next(published.glob("*nf4*/answers-*.jsonl"))

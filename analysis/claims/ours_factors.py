@@ -145,7 +145,7 @@ def within(means: Array, factors: Mapping[str, Sequence[str]]) -> str:
     if len(varied) < 2 or len(set(combined)) != len(combined) or len(combined) != crossed_all:
         return ""
     rows = means.mean(axis=(1, 2)) - means.mean()  # (rows,)
-    total = float((means - means.mean()).reshape(-1) @ (means - means.mean()).reshape(-1)) or 1.0
+    total = float(((means - means.mean()) ** 2).sum()) or 1.0
     each = means.size // len(rows)
     said = {}
     for name, levels in varied.items():

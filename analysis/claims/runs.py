@@ -56,7 +56,7 @@ class Run:
 
     def measured(self) -> list[tuple[str, str]]:
         """Return each (task, metric) that has answers."""
-        return list(_answers(self.path))
+        return list(question_scores(self.path))
 
     def scores(self, task: str, name: str) -> pd.Series:
         """Return a metric by question; tokens of a text by window, whose values are averaged.
@@ -64,7 +64,7 @@ class Run:
         Of a group of tasks, as MMLU's subjects, questions weigh so that each task weighs the same:
         their mean is the mean over tasks.
         """
-        answers = _answers(self.path)
+        answers = question_scores(self.path)
         if (task, name) not in answers:
             return _group(
                 {t: v for (t, n), v in answers.items() if n == name and t.startswith(f"{task}_")}
@@ -113,7 +113,7 @@ def _group(tasks: dict[str, pd.Series]) -> pd.Series:
 
 
 @cache
-def _answers(path: Path) -> dict[tuple[str, str], pd.Series]:
+def question_scores(path: Path) -> dict[tuple[str, str], pd.Series]:
     """Return values by (task, metric), indexed by document; an answer without a score is NaN."""
     frame = pd.DataFrame(read_answers(path))
     if frame.empty:

@@ -17,9 +17,14 @@ def published(dtype: str, dq: bool) -> str:
     >>> published("nf4", True), published("nf4", False)
     ('27.41', '-')
     """
-    paper = pd.read_csv(PAPER)
+    paper = _paper()
     same = paper[(paper["dtype"] == dtype) & (paper["dq"] == dq)]
     return f"{float(same['perplexity'].iloc[0]):.2f}" if len(same) else NO_ROW
+
+
+@cache
+def _paper() -> pd.DataFrame:
+    return pd.read_csv(PAPER)
 
 
 @cache

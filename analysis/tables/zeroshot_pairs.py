@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from qlora_repro.store.blocks import read_answers
+from analysis.claims.runs import question_scores
 
 POINT, ALPHA, POWER = 0.01, 0.05, 0.8  # the difference in question, and how surely it is to show
 METRIC = "acc"  # the paper does not say whether it is normalized by length
@@ -19,18 +18,11 @@ Values = NDArray[np.float64]
 Scores = Mapping[str, pd.Series]  # task -> a score a question
 
 
-@cache
 def scores(path: Path) -> Scores:
     """Return the accuracy of each question, by task; {} where no answers were kept."""
     if not path.exists():
         return {}
-    frame = pd.DataFrame([row for row in read_answers(path) if row["name"] == METRIC])
-    if frame.empty:
-        return {}
-    frame["again"] = frame.groupby(["task", "doc_hash"]).cumcount().astype(str)
-    frame["question"] = frame["doc_hash"] + "/" + frame["again"]
-    by_task = frame.groupby("task", sort=False)
-    return {str(task): part.set_index("question")["value"].astype(float) for task, part in by_task}
+    return {task: own for (task, name), own in question_scores(path).items() if name == METRIC}
 
 
 def differences(first: Scores, second: Scores) -> list[Values]:

@@ -40,18 +40,28 @@ CHOICES: dict[str, Sequence[str]] = {
         "adafactor",
         "sgd",
     ),
+    "lora.dtype": ("float32", "bfloat16"),
+    "train.loss_mean": ("token", "sequence"),
+    "train.kernels": ("none", "liger"),
     "rerun": ("never", "versions"),
     "on_error": ("continue", "stop"),
     "train.schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
 }
 AT_LEAST: dict[int, Sequence[str]] = {  # null passes where a setting may be null
     0: (
-        *("data.holdout", "data.max_truncated", "eval.num_fewshot", "generate.temperature", "seed"),
+        *(
+            "data.holdout",
+            "data.examples",
+            "data.max_truncated",
+            "eval.num_fewshot",
+            "generate.temperature",
+            "seed",
+        ),
         *("train.lr", "train.max_steps", "train.warmup_steps", "train.save_steps"),
         *("train.max_grad_norm", "train.weight_decay"),
     ),
     1: (
-        *("dtype.blocksize", "lora.r", "data.rows", "data.max_source_len"),
+        *("dtype.blocksize", "lora.r", "data.rows", "data.rows_per_task", "data.max_source_len"),
         *("train.batch_size", "train.micro_batch_size", "train.keep_checkpoints"),
         *("train.log_steps", "eval.limit", "eval.batch_size", "eval.n", "eval.max_new_tokens"),
         *("generate.max_new_tokens", "generate.batch_size", "generate.limit"),

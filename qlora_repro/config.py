@@ -30,6 +30,8 @@ class LoraConfig:
     dropout: float
     layers: list[int] | None  # explicit layer numbers; null: all of them
     rslora: bool  # scale by alpha / sqrt(r) instead of alpha / r
+    dtype: str  # what adapters are held and trained in: float32, or bfloat16 as in the paper
+    fused: bool  # base product and update in one autograd function; equal to rounding
 
 
 @dataclass
@@ -56,6 +58,9 @@ class DataConfig:
     max_source_len: int  # tokens
     max_target_len: int  # tokens, end of sequence included
     train_on_source: bool
+    truncated_eos: bool  # a target that was cut still ends in its end-of-sequence token
+    rows_per_task: int | None  # super_ni: at most this many rows of each task; null: no bound
+    examples: int  # super_ni: solved examples of the task in each prompt
     max_truncated: float  # a larger share of truncated rows fails the run
 
 
@@ -76,6 +81,8 @@ class TrainConfig:
     gradient_checkpointing: bool
     group_by_length: bool
     packing: bool
+    loss_mean: str  # over a step's tokens (token), or over the means of its sequences (sequence)
+    kernels: str  # none, or liger: fused GPU kernels that leave the outcome as it is
     sharded: bool  # the frozen base is divided among the processes (FSDP)
     save_steps: int  # a checkpoint every so many steps; 0: none
     keep_checkpoints: int
@@ -126,7 +133,8 @@ class PlanConfig:
     reserve: float  # GB of each that no tensor gets
     memory: float | None  # GB of the card that paging is simulated on; null: the largest that pages
     bus: float  # GB/s between that card and the host
-    adapters: str  # what they train in: float32, or bfloat16, as the paper counts them
+    tflops: float | None  # the card's rate in 16-bit products; null: no estimate of time
+    usd_per_hour: float | None  # of one card; null: no price
 
 
 @dataclass

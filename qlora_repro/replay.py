@@ -3,7 +3,9 @@
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +20,14 @@ from qlora_repro.console import note, say
 from qlora_repro.errors import ConfigError, RunError
 from qlora_repro.store.blocks import TOKENS, in_blocks
 from qlora_repro.store.done import STEPS, find_cell
+from qlora_repro.store.identity import LEGACY
 from qlora_repro.store.origin import versions
 from qlora_repro.store.runs import open_store, read_document, read_lines
 from qlora_repro.store.whole import entered
 
 ROOT = Path(__file__).resolve().parents[1]
 AGAIN = "outputs/replay"  # a results folder of its own, so that nothing is taken from the store
+GONE = {"plan": ("adapters",)}  # what they decided is decided elsewhere
 KINDS = (STEPS, "metrics-*.jsonl", "answers-*.jsonl", "generations-*.jsonl")
 
 
@@ -107,9 +111,13 @@ def _configs(origins: Sequence[dict[str, Any]], into: Path) -> Iterator[RunConfi
 
 
 def _with_later_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's configuration with the defaults of settings that came after the run."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        now = cast(dict[str, Any], OmegaConf.to_container(compose("config"), resolve=True))
+    """Return a run's configuration with the settings that came after the run.
+
+    They have the value that stands for what the code did then, where one is declared, and the
+    default of today where nothing of the kind was done. Settings that are gone are left out.
+    """
+    _settle_legacy(config)
+    now = _defaults()
     added = []
     for name in list(checks.keys()):
         *above, last = name.split(".")
@@ -118,11 +126,27 @@ def _with_later_settings(config: dict[str, Any]) -> dict[str, Any]:
         for section in above:
             old, new = (old or {}).get(section), (new or {}).get(section)
         if isinstance(old, dict) and isinstance(new, dict) and last not in old and last in new:
-            old[last] = new[last]
+            old[last] = deepcopy(new[last])
             added.append(name)
     if added:
         note(f"settings that there were not then have their defaults: {', '.join(added)}")
     return config
+
+
+def _settle_legacy(config: dict[str, Any]) -> None:
+    for section, names in GONE.items():
+        for name in names:
+            config.get(section, {}).pop(name, None)
+    for section, values in LEGACY.items():
+        if isinstance(config.get(section), dict):
+            config[section] = values | config[section]
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Return the whole configuration of a run that says nothing; not to be changed."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return cast(dict[str, Any], OmegaConf.to_container(compose("config"), resolve=True))
 
 
 def compare(one: Path, two: Path) -> Iterator[Compared]:

@@ -38,6 +38,8 @@ NOT_DECISIVE = {
     "data.max_truncated",  # fails a run or does not
     "train.name",
     "train.epochs",  # max_steps follows from it
+    "train.kernels",  # equal to rounding
+    "lora.fused",
     "train.save_steps",
     "train.sharded",
     "train.keep_checkpoints",
@@ -47,6 +49,8 @@ NOT_DECISIVE = {
     "measure.name",
     "plan.name",
     "plan.gpus",
+    "plan.tflops",  # time and price, not memory
+    "plan.usd_per_hour",
     "judge.client",  # the same replies come back
     "judge.estimate",
     "judge.mode",

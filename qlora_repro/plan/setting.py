@@ -72,7 +72,7 @@ def setting(cfg: RunConfig, *, length: int | None = None) -> Setting:
         compute=BYTES[cfg.dtype.compute_dtype],
         r=cfg.lora.r,
         full=cfg.full_finetuning and train.max_steps > 0,
-        adapters=BYTES[cfg.plan.adapters],
+        adapters=BYTES[cfg.lora.dtype],
         optim=train.optim,
         rows=train.micro_batch_size,
         length=tokens,
@@ -87,13 +87,12 @@ def setting(cfg: RunConfig, *, length: int | None = None) -> Setting:
 def check(cfg: RunConfig) -> None:
     """Refuse what cannot be planned."""
     plan = cfg.plan
-    if plan.adapters not in ("float32", "bfloat16"):
-        raise ConfigError(f"plan.adapters is {plan.adapters!r}, and must be float32 or bfloat16")
     least = {"plan.length": plan.length, "plan.gpus": min(plan.gpus, default=1)}
     for key, value in least.items():
         if value is not None and value < 1:
             raise ConfigError(f"{key} is {value}, and must be at least 1")
-    for key, size in {"plan.memory": plan.memory, "plan.bus": plan.bus}.items():
+    sizes = {"plan.memory": plan.memory, "plan.bus": plan.bus, "plan.tflops": plan.tflops}
+    for key, size in sizes.items():
         if size is not None and not 0 < size < float("inf"):
             raise ConfigError(f"{key} is {size}, and must be more than 0")
     if not 0 <= plan.reserve < float("inf"):

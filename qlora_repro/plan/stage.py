@@ -69,7 +69,7 @@ def _record(
         lora=cfg.lora.target,
         r=None if cfg.full_finetuning else asked.r,
         optim=asked.optim,
-        adapters=cfg.plan.adapters,
+        adapters=cfg.lora.dtype,
         rows=asked.rows,
         length=asked.length,
         checkpointing=asked.checkpointing,

@@ -21,10 +21,21 @@ DECIDES = {
     "untuned_eval": (*UNTUNED, "eval"),
     "untuned_generate": (*UNTUNED, "generate", "seed"),
 }
+# What the code did before a setting existed. A setting is part of an identity only where it differs
+# from that, so that runs from before keep theirs; a run from before is repeated with these values.
+LEGACY: dict[str, dict[str, Any]] = {
+    "lora": {"dtype": "float32", "fused": False},
+    "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0},
+    "train": {"loss_mean": "token", "kernels": "none"},
+}
 # Where it runs, what is kept and printed on the way: none of it changes a result.
 IRRELEVANT = {
     "model": ("tuned", "device", "note", "architecture", "config"),
-    "train": ("name", "epochs", "sharded", "save_steps", "keep_checkpoints", "log_steps"),
+    "lora": ("fused",),  # equal to rounding
+    "train": (
+        *("name", "epochs", "sharded", "save_steps", "keep_checkpoints", "log_steps"),
+        "kernels",  # equal to rounding
+    ),
     "data": ("max_truncated",),
     "eval": ("name",),
     "generate": ("name",),
@@ -33,7 +44,7 @@ IRRELEVANT = {
         *("max_cost", "price", "prices", "batch_discount"),
     ),
     "measure": ("name",),
-    "plan": ("name", "gpus"),
+    "plan": ("name", "gpus", "tflops", "usd_per_hour"),
 }
 # What may name a file or folder of the user's own, which counts by its contents.
 OWN = {
@@ -62,6 +73,9 @@ def decisive(cfg: RunConfig, stage: str) -> dict[str, Any]:
         del sections["dtype"]["scales"]  # nothing is quantized twice
     if cfg.full_finetuning:
         sections["lora"] = {"target": cfg.lora.target}  # there is no adapter to have the rest
+    if stage == "plan":  # which named what adapters train in before the adapters themselves did
+        sections["plan"]["adapters"] = cfg.lora.dtype
+        sections["lora"].pop("dtype", None)
     return {name: section(name, sections[name]) for name in names}
 
 
@@ -69,7 +83,12 @@ def section(name: str, values: Any) -> Any:
     """Return what decides an outcome of one section of the configuration, given as a dict."""
     if not isinstance(values, dict):
         return values
-    kept = {k: v for k, v in values.items() if k not in IRRELEVANT.get(name, ())}
+    legacy = LEGACY.get(name, {})
+    kept = {
+        key: value
+        for key, value in values.items()
+        if key not in IRRELEVANT.get(name, ()) and not (key in legacy and legacy[key] == value)
+    }
     own = name in ("eval", "generate", "judge")
     if own or "local" in (values.get("name"), values.get("source")):
         kept |= {k: _contents(kept[k]) for k in OWN.get(name, ())}

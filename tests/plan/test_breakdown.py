@@ -87,7 +87,7 @@ def test_qlora_of_65b_fits_in_48_gb_at_one_sequence_of_512(
     adapters: str, configured: Configured
 ) -> None:
     words = ("model=llama_65b", "plan.length=512", "train.batch_size=1")
-    found = predicted(configured(*words, f"plan.adapters={adapters}"))
+    found = predicted(configured(*words, f"lora.dtype={adapters}"))
     assert found.peak < CARD_48
     assert found.activations_unchecked > 10 * found.activations_checkpointed
 

@@ -21,7 +21,7 @@ from qlora_repro.store.runs import read_lines
 Configured = Callable[..., RunConfig]
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = 3  # s, the whole command
-PAPER = ("train.batch_size=1", "plan.length=512", "plan.adapters=bfloat16", "data=oasst1")
+PAPER = ("train.batch_size=1", "plan.length=512", "lora.dtype=bfloat16", "data=oasst1")
 
 
 def test_the_command_answers_in_three_seconds_without_torch(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_plan_goes_alone(configured: Configured, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["plan.adapters=int8"], "plan.adapters is 'int8', and must be float32 or bfloat16"),
+        (["lora.dtype=int8"], "lora.dtype is 'int8', and must be one of float32, bfloat16"),
         (["plan.length=0"], "plan.length is 0, and must be at least 1"),
         (["plan.gpus=[24,0]"], "plan.gpus is 0, and must be at least 1"),
         (["plan.bus=0"], "plan.bus is 0.0, and must be more than 0"),

@@ -12,6 +12,7 @@ from qlora_repro.config import RunConfig
 from qlora_repro.console import say
 from qlora_repro.kept import BASE
 from qlora_repro.lora import adapter, placement
+from qlora_repro.lora.fused import fuse
 from qlora_repro.model.device import keep_freed_memory, resolve_device, return_freed_memory
 from qlora_repro.model.load import Loaded, load_base, load_trained
 from qlora_repro.model.quiet import quiet
@@ -86,6 +87,7 @@ class Live:
                 alpha=cfg.alpha,
                 dropout=cfg.dropout,
                 rslora=cfg.rslora,
+                dtype=cfg.dtype,
                 seed=self.cfg.seed,
             )
         return self._adapted(model)
@@ -101,10 +103,14 @@ class Live:
         self.sites = placement.sites(
             loaded.model, self.cfg.lora.target, layers=self.cfg.lora.layers
         )
-        return self._adapted(PeftModel.from_pretrained(loaded.model, str(self.folder / ADAPTER)))
+        model = PeftModel.from_pretrained(loaded.model, str(self.folder / ADAPTER))
+        adapter.hold_adapters(model, self.cfg.lora.dtype)
+        return self._adapted(model)
 
     def _adapted(self, model: Any) -> Loaded:
         assert self.loaded is not None
+        if self.cfg.lora.fused and not self.cfg.full_finetuning:
+            fuse(model)
         self.loaded = Loaded(
             model=model, tokenizer=self.loaded.tokenizer, origin=self.loaded.origin
         )

@@ -111,10 +111,16 @@ def _encoded(cfg: RunConfig, live: Live, rows: list[Example]) -> list[Row]:
 
 
 def _job(cell: Cell, loaded: Loaded, rows: list[Row], watch: Sequence[TrainerCallback]) -> Job:
-    cfg, packing = cell.cfg, cell.cfg.train.packing
+    cfg, train = cell.cfg, cell.cfg.train
     return Job(
         rows=rows,
-        collate=collator(loaded.model, loaded.tokenizer, kind=cfg.model.kind, packing=packing),
+        collate=collator(
+            loaded.model,
+            loaded.tokenizer,
+            kind=cfg.model.kind,
+            packing=train.packing,
+            marks_rows=train.loss_mean == "sequence",
+        ),
         compute_dtype=cfg.dtype.compute_dtype,
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,

@@ -27,7 +27,9 @@ IDS = torch.arange(5, 29).reshape(2, 12)
 
 
 def base(family: str, kind: str = "causal", dtype: str = "bf16", compute: str = "float32") -> Any:
-    tuned = TunedConfig(1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), compute, False, 2, 4)
+    tuned = TunedConfig(
+        1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), compute, "float32", "token", False, 2, 4
+    )
     path = str(tiny_checkpoint(family))
     model = ModelConfig("x", kind, path, None, "local", None, 2, "cpu", False, tuned, None, None)
     backend = "none" if dtype == "bf16" else "bnb"

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qlora_repro.errors import LackOfMemory
+from qlora_repro.train.paging import paged_bytes
 
 LACK = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 ADAM_STATE = 8  # bytes a trained parameter: two moments in 32 bits
@@ -27,6 +28,10 @@ class MemoryPeak(TrainerCallback):
         """Start counting."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+
+    def paged(self) -> int | None:
+        """Return the bytes of managed memory, which the allocator does not count; None on a CPU."""
+        return paged_bytes() if self.device.type == "cuda" else None
 
     def bytes(self) -> int:
         """Return the peak: CUDA's allocator, or the resident set of the whole process on a CPU."""

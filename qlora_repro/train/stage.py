@@ -79,7 +79,9 @@ def encoded(
     return encode(examples, tokenizer, kind=model.kind, limits=limits)
 
 
-def collator(model: Any, tokenizer: Any, *, kind: str, packing: bool) -> collate.Collate:
+def collator(
+    model: Any, tokenizer: Any, *, kind: str, packing: bool, marks_rows: bool = False
+) -> collate.Collate:
     """Return the collator for a model of this kind; ConfigError where packing cannot work."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     pad = tokenizer.pad_token_id
@@ -93,9 +95,9 @@ def collator(model: Any, tokenizer: Any, *, kind: str, packing: bool) -> collate
     if kind == "classification":
         return collate.classification(pad)
     trims = "logits_to_keep" in inspect.signature(inner.forward).parameters
-    return (
-        collate.packed(trims_logits=trims) if packing else collate.causal(pad, trims_logits=trims)
-    )
+    if packing:
+        return collate.packed(trims_logits=trims, marks_rows=marks_rows)
+    return collate.causal(pad, trims_logits=trims)
 
 
 def optimizer_note(cfg: TrainConfig, model: nn.Module) -> str | None:

@@ -17,7 +17,13 @@ from omegaconf.errors import (
 from qlora_repro.config import BNB_BLOCKSIZES, BNB_DTYPES, FULL_PRECISION, RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.presets import check_epochs, check_scale, settle_classes
-from qlora_repro.stages import check_paths, check_processes, check_stages, settle_opponent
+from qlora_repro.stages import (
+    check_device,
+    check_paths,
+    check_processes,
+    check_stages,
+    settle_opponent,
+)
 
 NO_DQ = (*FULL_PRECISION, "int8")  # nothing to quantize twice: no block-wise constants
 SEED_END = 2**32  # numpy takes no larger seed
@@ -177,8 +183,8 @@ def check(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
     `written` holds the keys the user wrote on the command line: `dq=true` with a 16-bit dtype is an
     error when it was written and is dropped when it is only the default.
     """
-    rules = (_check_values, _check_dtype, _check_lora, _check_train, check_processes, check_paths)
-    for rule in (*rules, check_epochs, check_scale, settle_classes, settle_opponent):
+    rules = (_check_values, _check_dtype, _check_lora, _check_train, check_device, check_processes)
+    for rule in (*rules, check_paths, check_epochs, check_scale, settle_classes, settle_opponent):
         rule(cfg)
     if cfg.dtype.name in NO_DQ and cfg.dq:
         if "dq" in written:

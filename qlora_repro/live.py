@@ -1,6 +1,7 @@
 """The one model of a cell: loaded when a stage first needs it, adapted once, let go at the end."""
 
 import gc
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,52 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from qlora_repro.config import RunConfig
-from qlora_repro.console import say
+from qlora_repro.config import ModelConfig, RunConfig
+from qlora_repro.console import note, say
+from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.kept import BASE
 from qlora_repro.lora import adapter, placement
+<<<<<<< HEAD
 from qlora_repro.lora.fused import fuse
 from qlora_repro.model.device import keep_freed_memory, resolve_device, return_freed_memory
+=======
+from qlora_repro.model.device import (
+    keep_freed_memory,
+    resolve_device,
+    return_freed_memory,
+    why_no_gpu,
+)
+>>>>>>> distributed
 from qlora_repro.model.load import Loaded, load_base, load_trained
 from qlora_repro.model.quiet import quiet
+from qlora_repro.plan.architecture import architecture
 from qlora_repro.store.done import ADAPTER, MODEL
 from qlora_repro.store.identity import key
 from qlora_repro.train.checkpoint import publish
+
+LARGE = 3e9  # parameters: beyond that a CPU takes minutes a token
+
+
+def announce_cpu(model: ModelConfig) -> None:
+    """Say that a model of the user's choice is about to go to the CPU, as no GPU is seen.
+
+    Raises ConfigError for a large one, unless model.device=cpu asks for it. The embedded and the
+    random model are made for CPUs.
+    """
+    chosen = model.source in ("hub", "local") and model.device == "auto"
+    if not chosen or resolve_device("auto").type != "cpu":
+        return
+    params = 0
+    with suppress(
+        ModelError
+    ):  # for a checkpoint that cannot be read, loading has a better sentence
+        params = architecture(model, "none", layers=None)[0].params
+    if params > LARGE:
+        raise ConfigError(
+            f"{model.name} has {params / 1e9:.1f} B parameters, and {why_no_gpu()}; to compute on "
+            "the CPU all the same, write model.device=cpu"
+        )
+    note(f"{why_no_gpu()}; {model.name} goes to the CPU")
 
 
 class Live:
@@ -45,6 +81,7 @@ class Live:
         if not self.cfg.train.sharded:
             return
         self.release()
+        announce_cpu(self.cfg.model)
         say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}, to be divided")
         model, dtype = self.cfg.model, self.cfg.dtype
         loaded = load_base(
@@ -63,6 +100,7 @@ class Live:
             self.loaded, self.adapted = None, False
 
     def _load(self) -> Loaded:
+        announce_cpu(self.cfg.model)
         say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}")
         loaded = load_base(self.cfg.model, self.cfg.dtype, dq=self.cfg.dq, seed=self.cfg.seed)
         BASE.lend(self.name, loaded)
@@ -97,6 +135,7 @@ class Live:
         if self.adapted and self.loaded is not None:
             return self.loaded
         if self.cfg.full_finetuning:
+            announce_cpu(self.cfg.model)
             self.loaded = load_trained(self.cfg.model, self.cfg.dtype, folder=self.folder / MODEL)
             return self._adapted(self.loaded.model)
         loaded = self.base()

@@ -1,5 +1,6 @@
 """The stages a run can have, and what each must be given before anything slow begins."""
 
+import re
 from pathlib import Path
 
 from qlora_repro.config import RunConfig
@@ -7,6 +8,8 @@ from qlora_repro.errors import ConfigError
 from qlora_repro.ranks import launcher_divides, processes
 
 STAGES = ("plan", "measure", "train", "eval", "generate", "judge")
+SPREAD = "spread"
+DEVICES = ("auto", "cpu", "cuda", SPREAD)  # of model.device
 
 
 def check_stages(cfg: RunConfig) -> None:
@@ -89,6 +92,35 @@ def check_paths(cfg: RunConfig) -> None:
     for key, path in files.items():
         if path is not None and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}={path} is not a file; it is looked for from {Path.cwd()}")
+
+
+def check_device(cfg: RunConfig) -> None:
+    """Refuse a device that there is not, and a spread of what cannot be spread."""
+    check_device_name(cfg.model.device)
+    if cfg.model.device != SPREAD:
+        return
+    if processes() > 1:
+        raise ConfigError(
+            f"model.device=spread lets one process use all cards of a machine, and {processes()} "
+            "were started; start python run.py alone, or write model.device=cuda train=fsdp"
+        )
+    if cfg.model.kind != "causal":
+        raise ConfigError(
+            f"model.device=spread is for model.kind=causal, and this one is {cfg.model.kind}; use "
+            "model.device=cuda"
+        )
+
+
+def check_device_name(device: str) -> None:
+    """Refuse a device by number: libraries train on the first GPU that a process sees."""
+    if numbered := re.fullmatch(r"cuda:(\d+)", device):
+        raise ConfigError(
+            f"model.device={device} names one GPU of several, and a process trains on the first "
+            f"that it sees; write CUDA_VISIBLE_DEVICES={numbered[1]} before the command, and "
+            "model.device=cuda"
+        )
+    if device not in DEVICES:
+        raise ConfigError(f"model.device is {device!r}, and must be one of {', '.join(DEVICES)}")
 
 
 def check_processes(cfg: RunConfig) -> None:

@@ -25,6 +25,19 @@ def test_dq_is_dropped_where_it_is_only_the_default_and_refused_where_it_was_wri
         configured(f"dtype={dtype}", "dq=true")
 
 
+def test_a_gpu_by_number_is_refused_with_the_variable_that_chooses_one(
+    configured: Configured,
+) -> None:
+    with pytest.raises(ConfigError, match="write CUDA_VISIBLE_DEVICES=1 before the command"):
+        configured("model=tiny", "model.device=cuda:1")
+
+
+def test_only_causal_models_are_spread(configured: Configured) -> None:
+    with pytest.raises(ConfigError, match=r"is for model\.kind=causal, and this one is"):
+        configured("model=t5_lm_small", "model.device=spread", "eval=none", "stages=[train]")
+    assert configured("model=llama_65b", "model.device=spread", "stages=[plan]")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -1,49 +1,49 @@
 """Which device a model goes to, and how memory is kept where that is a CPU."""
 
 import ctypes
-import re
 
 import torch
 
 from qlora_repro.errors import ConfigError
-from qlora_repro.ranks import processes, processes_here, rank_here
+from qlora_repro.ranks import processes_here, rank_here
+from qlora_repro.stages import SPREAD as SPREAD
+from qlora_repro.stages import check_device_name
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers for mallopt
 LARGE = 1 << 30  # bytes
+DRIVERS = {"11": "450.80.02", "12": "525.60.13", "13": "580.65.06"}  # the least for a CUDA version
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu`, `cuda` or `cuda:1` means on this machine.
+    """Return the device that `auto`, `cpu` or `cuda` means to this process.
 
-    Raises ConfigError for another name, and for a GPU that is not there.
+    With `spread` it is the first of the cards that share the model: inputs go there. Raises
+    ConfigError for another name, and for a GPU that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"model.device is {name!r}, and must be auto, cpu, cuda or cuda:NUMBER")
+    check_device_name(name)
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        built = "" if torch.version.cuda else "; the installed torch has no CUDA at all"
         raise ConfigError(
-            f"model.device={name} asks for CUDA and this machine offers none{built}; "
-            "use model.device=cpu"
+            f"model.device={name} asks for CUDA, and {why_no_gpu()}; use model.device=cpu"
         )
     count, here = torch.cuda.device_count(), processes_here()
-    if processes() > 1 and ":" in name:
-        raise ConfigError(
-            f"model.device={name} is one GPU, and {processes()} processes take one each; use "
-            "model.device=cuda"
-        )
     if here > count:
         raise ConfigError(
             f"{here} processes were started on this machine, and it has {count} GPUs for them; "
             f"start {count}, or use model.device=cpu"
         )
-    number = int(name.partition(":")[2] or rank_here())
-    if number >= count:
-        raise ConfigError(
-            f"model.device={name} is not there: the GPUs are numbered 0 to {count - 1}"
-        )
-    return torch.device("cuda", number)
+    return torch.device("cuda", 0 if name == SPREAD else rank_here())
+
+
+def why_no_gpu() -> str:
+    """Return what the installed torch would need to see a GPU."""
+    version = torch.version.cuda
+    if version is None:
+        return f"the installed torch {torch.__version__} is a build without CUDA"
+    needs = DRIVERS.get(version.partition(".")[0])
+    driver = f", which needs an NVIDIA driver of at least {needs}" if needs else ""
+    return f"torch sees no GPU: it is built for CUDA {version}{driver} (nvidia-smi shows yours)"
 
 
 def keep_freed_memory() -> None:

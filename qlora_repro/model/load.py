@@ -20,9 +20,10 @@ from transformers import (
 from qlora_repro.config import FULL_PRECISION, DtypeConfig, ModelConfig
 from qlora_repro.errors import ConfigError, LackOfMemory, ModelError
 from qlora_repro.model.checkpoint import Checkpoint, find, folder_checkpoint
-from qlora_repro.model.device import resolve_device
+from qlora_repro.model.device import SPREAD, resolve_device
 from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_bf16, weight_bytes
 from qlora_repro.model.quiet import quiet
+from qlora_repro.model.spread import free_bytes, hand_over_early, spread_map
 from qlora_repro.quant.bnb import disarm, quantization_config
 from qlora_repro.quant.select import quantizable
 from qlora_repro.quant.simulate import simulate
@@ -149,7 +150,7 @@ class _Reader:
                     self.checkpoint.folder,
                     config=self.config,
                     dtype=compute,
-                    device_map={"": str(self.device)},
+                    device_map=self._device_map(dtype),
                     quantization_config=quantized,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # _refuse_random words it better
@@ -165,7 +166,23 @@ class _Reader:
         live.name_or_path = live.config._name_or_path = self.checkpoint.name
         live.config._commit_hash = self.checkpoint.commit
         live.eval()
+        if self.model.device == SPREAD:
+            hand_over_early(live)
         return live
+
+    def _device_map(self, dtype: DtypeConfig) -> dict[str, Any]:
+        """Return which module goes where: all to one device, or spread over the cards here."""
+        if self.model.device != SPREAD:
+            return {"": str(self.device)}
+        empty = self._empty(getattr(torch, dtype.compute_dtype))
+        packed = dtype.backend == "bnb" and dtype.name not in FULL_PRECISION
+        return spread_map(
+            empty,
+            free_bytes(),
+            name=self.checkpoint.name,
+            quantized=quantizable(empty) if packed else [],
+            dtype=dtype.name,
+        )
 
     def _refuse_random(self, base: str) -> None:
         """Refuse weights that the checkpoint lacks, which are random, but for a new head."""
@@ -178,10 +195,12 @@ class _Reader:
                 "a whole checkpoint is needed"
             )
 
-    def _empty(self) -> Any:
-        """Return the architecture alone, without weights."""
+    def _empty(self, dtype: torch.dtype | None = None) -> Any:
+        """Return the architecture alone, without weights; in the checkpoint's dtype unless told."""
         with quiet(), torch.device("meta"):
-            return KINDS[self.model.kind].from_config(self.config, **self.code)
+            return KINDS[self.model.kind].from_config(
+                self.config, **({"dtype": dtype} if dtype else {}), **self.code
+            )
 
     def expected(self) -> list[str]:
         """Return the layers to quantize from the architecture alone: what the live ones must be."""
@@ -211,7 +230,7 @@ class _Reader:
             **self.checkpoint.origin,
             "architecture": type(live).__name__,
             "model_type": live.config.model_type,
-            "device": str(self.device),
+            "device": self._devices(live),
             "held_in": str(live.get_input_embeddings().weight.dtype).removeprefix("torch."),
             "rounded_to_bf16": rounded,  # values that moved
             "new_weights": self.new,
@@ -219,6 +238,12 @@ class _Reader:
             "pad_token_was_missing": pad_is_new,
         }
         return Loaded(model=live, tokenizer=tokenizer, origin=origin)
+
+    def _devices(self, live: PreTrainedModel) -> str:
+        """Return where the weights are, for the record: one device, or all that share them."""
+        if self.model.device != SPREAD:
+            return str(self.device)
+        return ", ".join(sorted({str(weight.device) for weight in live.parameters()}))
 
     def _why(self, part: str, error: Exception) -> str:
         name, text = self.checkpoint.name, " ".join(str(error).split())

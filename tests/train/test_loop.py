@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from plain_training import TRAIN
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM, TrainerCallback
+from transformers import LlamaForCausalLM, TrainerCallback, TrainingArguments
 
 from qlora_repro.config import TrainConfig
 from qlora_repro.data.collate import causal
@@ -176,3 +176,18 @@ def test_checkpoint_weights_are_safetensors(
 ) -> None:
     run(adapted(llama), rows, tmp_path, replace(TRAIN, max_steps=3))
     assert load_file(tmp_path / "checkpoint-3" / "adapter_model.safetensors")
+
+
+def test_a_process_that_sees_two_gpus_trains_the_same_batches_on_one(
+    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = run(adapted(fresh(llama)), rows, tmp_path / "one")
+    set_up = TrainingArguments.__post_init__
+
+    def sees_two(self: TrainingArguments) -> None:  # as on a machine with two GPUs
+        set_up(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", sees_two)
+    two = run(adapted(fresh(llama)), rows, tmp_path / "two")
+    assert two.steps == one.steps

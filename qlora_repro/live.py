@@ -14,17 +14,13 @@ from qlora_repro.console import note, say
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.kept import BASE
 from qlora_repro.lora import adapter, placement
-<<<<<<< HEAD
 from qlora_repro.lora.fused import fuse
-from qlora_repro.model.device import keep_freed_memory, resolve_device, return_freed_memory
-=======
 from qlora_repro.model.device import (
     keep_freed_memory,
     resolve_device,
     return_freed_memory,
     why_no_gpu,
 )
->>>>>>> distributed
 from qlora_repro.model.load import Loaded, load_base, load_trained
 from qlora_repro.model.quiet import quiet
 from qlora_repro.plan.architecture import architecture

@@ -184,7 +184,15 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     )
 
 
-<<<<<<< HEAD
+class OneDevice(TrainingArguments):
+    """Arguments of a process that trains on its model's device, however many GPUs it sees."""
+
+    @property
+    def n_gpu(self) -> int:
+        """At most 1: with more the Trainer would multiply the batch and wrap in DataParallel."""
+        return min(1, int(super().n_gpu))
+
+
 def _numerics(
     model: nn.Module, cfg: TrainConfig, job: Job, *, device: torch.device, fused: int
 ) -> Numerics:
@@ -216,18 +224,6 @@ def _adapter_size(model: nn.Module) -> int:
 def arguments(
     cfg: TrainConfig, job: Job, *, optim: str, device: torch.device, numerics: Numerics
 ) -> TrainingArguments:
-=======
-class OneDevice(TrainingArguments):
-    """Arguments of a process that trains on its model's device, however many GPUs it sees."""
-
-    @property
-    def n_gpu(self) -> int:
-        """At most 1: with more the Trainer would multiply the batch and wrap in DataParallel."""
-        return min(1, int(super().n_gpu))
-
-
-def arguments(cfg: TrainConfig, job: Job, *, optim: str, device: torch.device) -> TrainingArguments:
->>>>>>> distributed
     """Return the Trainer's arguments: the paper's settings, and nothing that talks or guesses."""
     on_gpu = device.type != "cpu"  # a CPU computes in the dtype that the weights are held in
     return OneDevice(

@@ -22,7 +22,9 @@ SIMULATED = DtypeConfig("nf4", 64, "float32", "simulated", "dynamic8")
 
 
 def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> ModelConfig:
-    tuned = TunedConfig(1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", False, 2, 4)
+    tuned = TunedConfig(
+        1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", "float32", "token", False, 2, 4
+    )
     values: dict[str, Any] = {
         "name": "mine",
         "kind": kind,

@@ -34,7 +34,9 @@ def loads(path: Path | None, **changes: Any) -> None:
         "num_labels": None,
         "device": "cpu",
         "trust_remote_code": False,
-        "tuned": TunedConfig(1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", False, 2, 4),
+        "tuned": TunedConfig(
+            1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", "float32", "token", False, 2, 4
+        ),
         "architecture": None,
         "config": None,
     }

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from random import Random
 
-import httpx
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the hub's own client
 
 from qlora_repro.config import DataConfig
 from qlora_repro.data.sources_chat import (

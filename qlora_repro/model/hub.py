@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from httpx2 import HTTPError as TransportError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -13,6 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the hub's own client
 
 from qlora_repro.errors import ModelError
 
@@ -68,7 +68,7 @@ def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
         raise ModelError(
             f"the hub has no model {path}, or it is private; check model.path, or run hf auth login"
         ) from error
-    except (LocalEntryNotFoundError, TransportError, HfHubHTTPError) as error:
+    except (LocalEntryNotFoundError, httpx.HTTPError, HfHubHTTPError) as error:
         raise ModelError(
             f"the hub cannot be reached, and {_missing(error)} of {at} is not in the local cache; "
             f"run hf download {path} --revision {revision or 'main'} where there is a network, "

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers import __version__ as transformers_version
 
 from qlora_repro.config import FULL_PRECISION, DtypeConfig, ModelConfig
 from qlora_repro.errors import ConfigError, LackOfMemory, ModelError
@@ -162,6 +163,8 @@ class _Reader:
             raise ModelError(self._why("its weights", error)) from error
         self.new = sorted(report["missing_keys"] | {n for n, *_ in report["mismatched_keys"]})
         self._refuse_random(f"{live.base_model_prefix}.")
+        if quantized is not None:
+            self._refuse_other_shapes(live)
         # Adapters name their base by hub id and commit, not by a folder in the hub's cache.
         live.name_or_path = live.config._name_or_path = self.checkpoint.name
         live.config._commit_hash = self.checkpoint.commit
@@ -194,6 +197,22 @@ class _Reader:
                 f"for, {bad[0]} among them, or has them in another shape; they would be random: "
                 "a whole checkpoint is needed"
             )
+
+    def _refuse_other_shapes(self, live: PreTrainedModel) -> None:
+        """Refuse a 16-bit weight as the checkpoint has it where config.json has another shape.
+
+        While it quantizes, transformers before 5.23 loads such a weight and does not report it.
+        """
+        empty = self._empty()
+        quantized = {f"{name}.weight" for name in quantizable(empty)}
+        shapes = {name: weight.shape for name, weight in empty.named_parameters()}
+        for name, weight in live.named_parameters():
+            if name not in quantized and weight.shape != shapes[name]:
+                raise ModelError(
+                    f"{self.checkpoint.name} has {name} as {tuple(weight.shape)}, and a model with "
+                    f"these settings as {tuple(shapes[name])}; transformers {transformers_version} "
+                    "cannot replace it in a quantized model, 5.23 or newer can"
+                )
 
     def _empty(self, dtype: torch.dtype | None = None) -> Any:
         """Return the architecture alone, without weights; in the checkpoint's dtype unless told."""

@@ -15,6 +15,7 @@ from qlora_repro.data.collate import Collate
 from qlora_repro.data.encode import Row
 from qlora_repro.data.order import order
 from qlora_repro.lora.fused import CastOnce, FusedForward
+from qlora_repro.model.checkpointing import checkpointing_arguments
 from qlora_repro.model.quiet import without_bars
 from qlora_repro.ranks import processes, rank
 from qlora_repro.together import together
@@ -238,8 +239,7 @@ def arguments(
         max_grad_norm=cfg.max_grad_norm,
         adam_beta2=cfg.beta2,
         weight_decay=cfg.weight_decay,
-        activation_checkpointing=cfg.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        **checkpointing_arguments(cfg.gradient_checkpointing),
         train_sampling_strategy="sequential",  # the order is fixed in data/order.py
         save_strategy="steps" if cfg.save_steps else "no",
         save_steps=cfg.save_steps or 1,

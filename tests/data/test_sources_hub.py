@@ -2,10 +2,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.utils import httpx
 from omegaconf import OmegaConf
 
 from qlora_repro.config import DataConfig

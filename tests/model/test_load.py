@@ -67,7 +67,8 @@ def logits(loaded: Loaded) -> torch.Tensor:
 def test_every_linear_layer_but_the_head_is_4bit_and_simulated_computes_the_same(
     family: str,
 ) -> None:
-    model = section(tiny_checkpoint(family), kind_of(family))
+    labels = 2 if kind_of(family) == "classification" else None  # as on disk
+    model = section(tiny_checkpoint(family), kind_of(family), num_labels=labels)
     streamed = load_base(model, NF4, dq=True)
     plain = {n for n, m in streamed.model.named_modules() if type(m) is torch.nn.Linear}
     assert {name.split(".")[0] for name in plain} <= {"lm_head", "classifier"}
@@ -143,6 +144,28 @@ def test_classification_head_of_another_size_is_replaced_and_on_record() -> None
     assert loaded.model.classifier.weight.shape == (3, 128)
     assert loaded.model.classifier.weight.std() > 0
     assert loaded.origin["new_weights"] == ["classifier.bias", "classifier.weight"]
+
+
+def test_a_head_of_another_size_that_transformers_leaves_on_a_quantized_base_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = load.KINDS["classification"]
+
+    class Before523:
+        """Stands in for a version that looks at no shape while it quantizes."""
+
+        _model_mapping = real._model_mapping
+        from_config = real.from_config
+
+        @staticmethod
+        def from_pretrained(*args: Any, **named: Any) -> Any:
+            live, report = real.from_pretrained(*args, **named)
+            live.classifier = torch.nn.Linear(128, 2)
+            return live, report
+
+    monkeypatch.setitem(load.KINDS, "classification", Before523)
+    with pytest.raises(ModelError, match=r"has classifier.weight as \(2, 128\), .* as \(3, 128\)"):
+        load_base(section(tiny_checkpoint("bert"), "classification"), NF4, dq=True)
 
 
 def test_transformers_talks_again_after_a_load(capfd: pytest.CaptureFixture[str]) -> None:

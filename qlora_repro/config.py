@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from qlora_repro.config_judge import JudgeConfig as JudgeConfig  # sections like the others
 from qlora_repro.config_model import ArchitectureConfig as ArchitectureConfig
-from qlora_repro.config_model import LongformConfig as LongformConfig
 from qlora_repro.config_model import ModelConfig as ModelConfig
+from qlora_repro.config_model import RecipeConfig as RecipeConfig
 from qlora_repro.config_model import TunedConfig as TunedConfig
 
 FULL_PRECISION = ("fp32", "bf16")

@@ -5,8 +5,8 @@ from typing import Any
 
 
 @dataclass
-class LongformConfig:
-    """What Table 9 has for LongForm, whose answers are long."""
+class RecipeConfig:
+    """What Table 9 has for a dataset that it trains otherwise than the others."""
 
     batch_size: int
     max_steps: int
@@ -21,7 +21,8 @@ class TunedConfig:
     r: int
     batch_size: int
     max_steps: int
-    longform: LongformConfig
+    oasst1: RecipeConfig  # the name of a dataset, as conf/data has it
+    longform: RecipeConfig
     compute_dtype: str
     lora_dtype: str
     loss_mean: str

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row, truncated_share
+from qlora_repro.data.encode import Row, truncated_share, unended_share
 from qlora_repro.errors import RunError
 from qlora_repro.live import Live
 from qlora_repro.lora.adapter import coverage, trainable
@@ -66,6 +66,7 @@ def tuned(
             "tokens": sum(map(len, rows)),
             "trained_share": sum(row.trained for row in rows) / sum(map(len, rows)),
             "truncated_share": truncated_share(rows),
+            "unended_share": unended_share(rows),
         },
     }
 

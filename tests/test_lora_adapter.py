@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from qlora_repro import lora
-from qlora_repro.config import DtypeConfig, LongformConfig, ModelConfig, TunedConfig
+from qlora_repro.config import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import tiny_checkpoint
@@ -28,7 +28,19 @@ IDS = torch.arange(5, 29).reshape(2, 12)
 
 def base(family: str, kind: str = "causal", dtype: str = "bf16", compute: str = "float32") -> Any:
     tuned = TunedConfig(
-        1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), compute, "float32", "token", False, 2, 4
+        lr=1e-3,
+        dropout=0.0,
+        r=64,
+        batch_size=4,
+        max_steps=4,
+        oasst1=RecipeConfig(4, 4),
+        longform=RecipeConfig(4, 4),
+        compute_dtype=compute,
+        lora_dtype="float32",
+        loss_mean="token",
+        gradient_checkpointing=False,
+        save_steps=2,
+        micro_batch_size=4,
     )
     path = str(tiny_checkpoint(family))
     model = ModelConfig("x", kind, path, None, "local", None, 2, "cpu", False, tuned, None, None)

@@ -1,4 +1,4 @@
-"""Examples to token ids: the source, the target and always an end of sequence."""
+"""Examples to token ids: the source, the target and an end of sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ class Row:
     labels: Sequence[float]  # -100 where nothing is learned; seq2seq: the decoder's targets; one
     # class for a classifier, one number for a regression
     truncated: bool
+    unended: bool = False  # the cut took its end of sequence, so it does not teach to stop
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,6 +43,7 @@ class Limits:
     max_source_len: int
     max_target_len: int  # end of sequence included
     train_on_source: bool
+    truncated_eos: bool  # a target that was cut still ends in an end of sequence
     max_truncated: float  # share of rows, [0, 1]
     num_labels: int | None = None  # of a classifier; 1 is a regression
 
@@ -51,8 +53,9 @@ def encode(
 ) -> list[Row]:
     """Tokenize every example; `kind` is causal, seq2seq or classification.
 
-    A target that is too long loses its tail, never its end of sequence; a source that is too long
-    loses its tail. Raises DataError when more rows were cut than `limits.max_truncated` allows.
+    A source that is too long loses its tail, and so does a target: with `limits.truncated_eos` an
+    end of sequence takes its last place, without it is cut off too, as in the authors' code.
+    Raises DataError when more rows were cut than `limits.max_truncated` allows.
     """
     rows = [ENCODERS[kind](example, tokenizer, limits) for example in examples]
     share = truncated_share(rows)
@@ -68,6 +71,11 @@ def encode(
 def truncated_share(rows: Sequence[Row]) -> float:
     """Return the share of rows that lost tokens, in [0, 1]."""
     return sum(row.truncated for row in rows) / len(rows)
+
+
+def unended_share(rows: Sequence[Row]) -> float:
+    """Return the share of rows whose target has no end of sequence, in [0, 1]."""
+    return sum(row.unended for row in rows) / len(rows)
 
 
 def adds_bos(tokenizer: Tokenizer) -> bool:
@@ -86,8 +94,9 @@ def _target(example: Example, tokenizer: Tokenizer, limits: Limits) -> tuple[lis
         raise DataError(
             "the tokenizer has no end-of-sequence token, so a model could not learn to stop"
         )
-    ids, cut = _cut(example.target, tokenizer, limits.max_target_len - 1)
-    return [*ids, tokenizer.eos_token_id], cut
+    ids, cut = _cut(example.target, tokenizer, limits.max_target_len - limits.truncated_eos)
+    ended = [*ids, tokenizer.eos_token_id]
+    return ended[: limits.max_target_len], cut or len(ended) > limits.max_target_len
 
 
 def _causal(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
@@ -99,7 +108,8 @@ def _causal(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
     # The first token has nothing before it to be predicted from.
     labels = [-100] * (len(ids) - learned) + ids[len(ids) - learned :]
     labels[0] = -100
-    return Row(ids=ids, labels=labels, truncated=cut_source or cut_target)
+    unended = cut_target and not limits.truncated_eos
+    return Row(ids=ids, labels=labels, truncated=cut_source or cut_target, unended=unended)
 
 
 def _seq2seq(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
@@ -108,7 +118,8 @@ def _seq2seq(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
     cut = len(ids) > limits.max_source_len
     if cut:
         ids = [*ids[: limits.max_source_len - 1], ids[-1]]
-    return Row(ids=ids, labels=target, truncated=cut or cut_target)
+    unended = cut_target and not limits.truncated_eos
+    return Row(ids=ids, labels=target, truncated=cut or cut_target, unended=unended)
 
 
 def _classification(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:

@@ -73,6 +73,7 @@ def encoded(
         max_source_len=cfg.max_source_len,
         max_target_len=cfg.max_target_len,
         train_on_source=cfg.train_on_source,
+        truncated_eos=cfg.truncated_eos,
         max_truncated=cfg.max_truncated,
         num_labels=model.num_labels,
     )

@@ -9,7 +9,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from qlora_repro.config import DtypeConfig, LongformConfig, ModelConfig, TunedConfig
+from qlora_repro.config import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model import load
 from qlora_repro.model.load import Loaded, load_base, load_trained
@@ -23,7 +23,19 @@ SIMULATED = DtypeConfig("nf4", 64, "float32", "simulated", "dynamic8")
 
 def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> ModelConfig:
     tuned = TunedConfig(
-        1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", "float32", "token", False, 2, 4
+        lr=1e-3,
+        dropout=0.0,
+        r=64,
+        batch_size=4,
+        max_steps=4,
+        oasst1=RecipeConfig(4, 4),
+        longform=RecipeConfig(4, 4),
+        compute_dtype="float32",
+        lora_dtype="float32",
+        loss_mean="token",
+        gradient_checkpointing=False,
+        save_steps=2,
+        micro_batch_size=4,
     )
     values: dict[str, Any] = {
         "name": "mine",

@@ -15,15 +15,14 @@ CODE_BITS = {"nf4": 4, "fp4": 4, "int8": 8}  # of bitsandbytes
 DQ_BLOCKSIZE = 256  # constants that share a second-level one (Section 3)
 LOGIT = 12  # bytes: a logit in float32, its copy for the loss, its log-probability
 PAPER_FULL = 12  # bytes a parameter of 16-bit full fine-tuning: weight, gradient, two moments
-STATE = {  # bytes a trained parameter: AdamW has two moments
-    "adamw_torch": 8.0,
-    "adamw_torch_fused": 8.0,
+LIKE_WEIGHTS = ("adamw_torch", "adamw_torch_fused")  # two moments in the type of what trains
+STATE = {  # bytes a trained parameter of other optimizers, whatever type it trains in
     "paged_adamw_32bit": 8.0,
     "adamw_8bit": 2 + 8 / 256,  # two codes, and two float32 scales for each 256 of them
     "paged_adamw_8bit": 2 + 8 / 256,
     "sgd": 0.0,
 }
-STEP = {"adamw_torch": 4}  # bytes a trained parameter for the time of a step: it takes all at once
+WHOLE_STEP = ("adamw_torch",)  # takes all weights at once, with a value a weight beside them
 
 STEPPING = "the optimizer's step"
 
@@ -75,8 +74,11 @@ def optimizer_bytes(sizes: Architecture, setting: Setting, adapted: Sequence[Lin
 
     Adafactor keeps a float32 a row and a column of each matrix.
     """
+    trains = trained_params(sizes, setting, adapted)
+    if setting.optim in LIKE_WEIGHTS:
+        return 2 * setting.trained * trains
     if setting.optim != "adafactor":
-        return round(STATE[setting.optim] * trained_params(sizes, setting, adapted))
+        return round(STATE[setting.optim] * trains)
     if setting.full:
         return 4 * (sum(x.n_in + x.n_out for x in sizes.linears) + sizes.vectors)
     return 4 * sum(x.n_in + x.n_out + 2 * setting.r for x in adapted)
@@ -145,7 +147,7 @@ def training(sizes: Architecture, setting: Setting, adapted: Sequence[Linear]) -
         copies=copies,
         logits=logits,
     )
-    moments[STEPPING] += STEP.get(setting.optim, 0) * trains
+    moments[STEPPING] += count if setting.optim in WHOLE_STEP else 0
     return Training(
         weights=weights,
         scales=scales,

@@ -1,0 +1,1 @@
+"""Commands that measure a machine of the user, and what they need where there is no network."""

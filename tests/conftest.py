@@ -23,6 +23,29 @@ from qlora_repro.data.encode import Row
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--oversubscribe",
+        action="store_true",
+        help="also run the tests that fill the GPU until states are evicted: for a card of your "
+        "own, with -n 0; a GPU that others share may hang",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--oversubscribe") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--oversubscribe fills the GPU: add -n 0, so that one test runs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--oversubscribe"):
+        return
+    skip = pytest.mark.skip(reason="fills the GPU: --oversubscribe -n 0, on a card of your own")
+    for item in items:
+        if item.get_closest_marker("oversubscribe"):
+            item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> None:
     """No test finds the base or the rows that an earlier one left."""

@@ -10,7 +10,13 @@ from qlora_repro.config_model import TunedConfig as TunedConfig
 
 FULL_PRECISION = ("fp32", "bf16")
 BNB_DTYPES = ("nf4", "fp4", "int8")  # that a bitsandbytes layer can hold
+TEMPLATE_SUFFIXES = (".yaml", ".yml", ".json")  # of a prompt template of the user's own
 BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
+
+
+def names_template_file(template: str) -> bool:
+    """Whether a prompt template is a file of the user's own, and not one that has a name here."""
+    return template.endswith(TEMPLATE_SUFFIXES)
 
 
 @dataclass
@@ -48,7 +54,7 @@ class DataConfig:
     revision: str | None
     split: str
     config_name: str | None  # the hub's own subset name, as for GLUE
-    template: str  # a key of prompts.TEMPLATES
+    template: str  # a key of prompts.TEMPLATES, or a file that holds one
     columns: ColumnsConfig | None  # local only
     tasks: list[str] | None  # procedural, glue and super_ni: which tasks; null: all
     rows: int | None  # at most this many; null: all (procedural needs a number)
@@ -115,7 +121,7 @@ class EvalConfig:
 class GenerateConfig:
     name: str
     questions: str | None  # json lines with question_id and text
-    template: str
+    template: str  # as of data
     top_p: float
     temperature: float  # 0: greedy
     max_new_tokens: int

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config import RunConfig, names_template_file
 from qlora_repro.errors import ConfigError
 from qlora_repro.ranks import launcher_divides, processes
 
@@ -86,6 +86,9 @@ def check_paths(cfg: RunConfig) -> None:
         "generate.questions": cfg.generate.questions,
         "judge.votes": cfg.judge.votes,
     }
+    for name, section in (("data", cfg.data), ("eval", cfg.eval), ("generate", cfg.generate)):
+        if names_template_file(section.template):
+            files[f"{name}.template"] = section.template
     for key, path in files.items():
         if path is not None and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}={path} is not a file; it is looked for from {Path.cwd()}")

@@ -147,3 +147,11 @@ def test_what_is_checked_by_name_is_there() -> None:
     assert set(checks.CHOICES["train.schedule"]) <= {option.value for option in SchedulerType}
     of_constants = {"dynamic8"}
     assert set(CODEBOOKS) - of_constants <= set(checks.CHOICES["dtype.name"])
+
+
+@pytest.mark.parametrize("section", ["data", "eval", "generate"])
+def test_a_template_file_that_is_none_is_refused_before_anything_is_loaded(
+    section: str, configured: Configured
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.template=none\.yaml is not a file"):
+        configured(f"{section}.template=none.yaml")

@@ -14,7 +14,7 @@ from qlora_repro.records import Example
 def oasst1(row: Row, template: str, subset: str) -> Iterator[Example]:
     """timdettmers/openassistant-guanaco: `text`, the best-ranked replies of one conversation.
 
-    Learned as a whole (Appendix B.2); its turn markers are those of the template `guanaco`.
+    Learned as a whole (Appendix B.2); its turn markers are those of the template `guanaco_inline`.
     """
     yield from whole(text(row, "text"))
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config import RunConfig, names_template_file
 
 WEIGHTS = ("model", "dtype", "dq", "lora", "data", "train", "seed")
 UNTUNED = ("model", "dtype", "dq")
@@ -92,6 +92,8 @@ def section(name: str, values: Any) -> Any:
     own = name in ("eval", "generate", "judge")
     if own or "local" in (values.get("name"), values.get("source")):
         kept |= {k: _contents(kept[k]) for k in OWN.get(name, ())}
+    if names_template_file(kept.get("template") or ""):
+        kept["template"] = _contents(kept["template"])
     return kept
 
 

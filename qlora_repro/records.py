@@ -15,6 +15,7 @@ class Example:
     source: str
     target: str  # never empty for training; a class name or index for sequence classification
     task: str = ""  # "letter_counting"; empty where the dataset has one task
+    shorter: tuple[str, ...] = ()  # sources to take instead, in turn, where `source` is too long
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,8 +65,11 @@ class DataConfig:
     max_target_len: int  # tokens, end of sequence included
     train_on_source: bool
     truncated_eos: bool  # a target that was cut still ends in its end-of-sequence token
-    rows_per_task: int | None  # super_ni: at most this many rows of each task; null: no bound
+    rows_per_task: (
+        int | None
+    )  # super_ni, flan_v2: at most this many rows of each task; null: no bound
     examples: int  # super_ni: solved examples of the task in each prompt
+    mix: dict[str, float] | None  # sets under path -> share of the rows; null: path is one set
     max_truncated: float  # a larger share of truncated rows fails the run
 
 

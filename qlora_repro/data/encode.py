@@ -1,6 +1,6 @@
 """Examples to token ids: the source, the target and an end of sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,7 +53,8 @@ def encode(
 ) -> list[Row]:
     """Tokenize every example; `kind` is causal, seq2seq or classification.
 
-    A source that is too long loses its tail, and so does a target: with `limits.truncated_eos` an
+    A source that is too long gives way to a shorter one that the example has, and the last of them
+    loses its tail. A target loses its tail too: with `limits.truncated_eos` an
     end of sequence takes its last place, without it is cut off too, as in the authors' code.
     Raises DataError when more rows were cut than `limits.max_truncated` allows.
     """
@@ -84,9 +85,20 @@ def adds_bos(tokenizer: Tokenizer) -> bool:
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
-def _cut(text: str, tokenizer: Tokenizer, room: int) -> tuple[list[int], bool]:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    return ids[:room], len(ids) > room
+def _ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _source(
+    example: Example, read: Callable[[str], list[int]], room: int
+) -> tuple[list[int], bool]:
+    """Return the tokens of the first of the sources that fits, else of the last, and if it fits."""
+    ids: list[int] = []
+    for text in (example.source, *example.shorter):
+        ids = read(text)
+        if len(ids) <= room:
+            return ids, True
+    return ids, False
 
 
 def _target(example: Example, tokenizer: Tokenizer, limits: Limits) -> tuple[list[int], bool]:
@@ -94,15 +106,21 @@ def _target(example: Example, tokenizer: Tokenizer, limits: Limits) -> tuple[lis
         raise DataError(
             "the tokenizer has no end-of-sequence token, so a model could not learn to stop"
         )
-    ids, cut = _cut(example.target, tokenizer, limits.max_target_len - limits.truncated_eos)
-    ended = [*ids, tokenizer.eos_token_id]
-    return ended[: limits.max_target_len], cut or len(ended) > limits.max_target_len
+    ids, room = _ids(example.target, tokenizer), limits.max_target_len
+    if len(ids) < room:
+        return [*ids, tokenizer.eos_token_id], False
+    return [
+        *ids[: room - 1],
+        tokenizer.eos_token_id if limits.truncated_eos else ids[room - 1],
+    ], True
 
 
 def _causal(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
     target, cut_target = _target(example, tokenizer, limits)
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
-    source, cut_source = _cut(example.source, tokenizer, limits.max_source_len - len(bos))
+    room = limits.max_source_len - len(bos)
+    source, fits = _source(example, lambda text: _ids(text, tokenizer), room)
+    source, cut_source = source[:room], not fits
     ids = [i for i in (*bos, *source, *target) if i is not None]
     learned = len(ids) if limits.train_on_source else len(target)
     # The first token has nothing before it to be predicted from.
@@ -114,12 +132,11 @@ def _causal(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
 
 def _seq2seq(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
     target, cut_target = _target(example, tokenizer, limits)
-    ids = tokenizer(example.source)["input_ids"]  # the tokenizer's own ending included
-    cut = len(ids) > limits.max_source_len
-    if cut:
-        ids = [*ids[: limits.max_source_len - 1], ids[-1]]
+    ids, fits = _source(example, lambda text: tokenizer(text)["input_ids"], limits.max_source_len)
+    if not fits:
+        ids = [*ids[: limits.max_source_len - 1], ids[-1]]  # the tokenizer's own ending
     unended = cut_target and not limits.truncated_eos
-    return Row(ids=ids, labels=target, truncated=cut or cut_target, unended=unended)
+    return Row(ids=ids, labels=target, truncated=not fits or cut_target, unended=unended)
 
 
 def _classification(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:

@@ -156,7 +156,7 @@ def _read(path: Path, modified: int) -> Template:
 
 
 def _mistake(fields: Any) -> str | None:
-    """Return what is wrong with a file's contents, as a sentence about it goes on; None: nothing."""
+    """Return what is wrong with a file's contents, as a sentence about it ends; None: nothing."""
     if not isinstance(fields, Mapping):
         return f"holds {type(fields).__name__}, and must hold {', '.join(FIELDS)}"
     for name in fields:

@@ -44,6 +44,11 @@ def hub_description(path: str, *, revision: str | None, code: bool) -> Path:
     return _download(path, revision, ["config.json", *(["*.py"] if code else [])])
 
 
+def hub_tokenizer(path: str, *, revision: str | None, code: bool) -> Path:
+    """Return a folder with a repository's tokenizer and configuration; raises ModelError."""
+    return _download(path, revision, DESCRIPTION + (["*.py"] if code else []))
+
+
 def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
     at = f"{path} at revision {revision or 'main'}"
     page = f"https://huggingface.co/{path}"

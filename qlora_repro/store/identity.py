@@ -25,7 +25,7 @@ DECIDES = {
 # from that, so that runs from before keep theirs; a run from before is repeated with these values.
 LEGACY: dict[str, dict[str, Any]] = {
     "lora": {"dtype": "float32", "fused": False},
-    "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0},
+    "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0, "mix": None},
     "train": {"loss_mean": "token", "kernels": "none"},
 }
 # Where it runs, what is kept and printed on the way: none of it changes a result.

@@ -134,3 +134,15 @@ def test_a_regression_takes_any_number_and_nothing_else() -> None:
         encode(
             [Example(source="a", target="high")], Letters(), kind="classification", limits=limits
         )
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_a_source_that_is_too_long_gives_way_to_the_longest_one_that_fits(kind: str) -> None:
+    def source_of(*shorter: str) -> tuple[str, bool]:
+        example = Example(source="a" * 20, target="t", shorter=shorter)
+        row = encode([example], Letters(), kind=kind, limits=LIMITS)[0]
+        ids = row.ids[:-2] if kind == "causal" else row.ids  # without the target
+        return "".join(map(chr, ids)), row.truncated
+
+    assert source_of("b" * 9, "c" * 8, "d") == ("c" * 8, False)
+    assert source_of("b" * 9) == ("b" * 8, True)

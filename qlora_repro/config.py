@@ -79,7 +79,7 @@ class TrainConfig:
     optim: str
     lr: float
     batch_size: int  # sequences per optimizer step
-    micro_batch_size: int  # sequences per forward pass; divides batch_size
+    micro_batch_size: int | str  # sequences per forward pass, which divide batch_size; or auto
     epochs: float | None  # set: max_steps follows from data.rows
     max_steps: int
     schedule: str
@@ -87,7 +87,7 @@ class TrainConfig:
     max_grad_norm: float
     beta2: float
     weight_decay: float
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str  # auto: as the planner chooses for the card
     group_by_length: bool
     packing: bool
     loss_mean: str  # over a step's tokens (token), or over the means of its sequences (sequence)
@@ -96,6 +96,18 @@ class TrainConfig:
     save_steps: int  # a checkpoint every so many steps; 0: none
     keep_checkpoints: int
     log_steps: int
+
+    @property
+    def rows(self) -> int:
+        """Sequences per forward pass, once the planner has chosen."""
+        assert not isinstance(self.micro_batch_size, str), "train.micro_batch_size is still auto"
+        return self.micro_batch_size
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether the backward pass computes activations anew, once the planner has chosen."""
+        assert not isinstance(self.gradient_checkpointing, str), "still auto"
+        return self.gradient_checkpointing
 
 
 @dataclass

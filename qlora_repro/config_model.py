@@ -26,9 +26,9 @@ class TunedConfig:
     compute_dtype: str
     lora_dtype: str
     loss_mean: str
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str
     save_steps: int
-    micro_batch_size: int
+    micro_batch_size: int | str
 
 
 @dataclass

@@ -143,7 +143,7 @@ def check_processes(cfg: RunConfig) -> None:
             f"{many} processes cannot share train.batch_size={train.batch_size} evenly; start a "
             "number of them that divides it"
         )
-    if train.batch_size % (train.micro_batch_size * many):
+    if train.micro_batch_size != "auto" and train.batch_size % (train.rows * many):
         raise ConfigError(
             f"train.micro_batch_size={train.micro_batch_size} in {many} processes does not divide "
             f"train.batch_size={train.batch_size}; write "

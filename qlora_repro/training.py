@@ -23,6 +23,7 @@ from qlora_repro.kept import ENCODED, EXAMPLES
 from qlora_repro.live import Live
 from qlora_repro.model.device import resolve_device
 from qlora_repro.model.load import Loaded
+from qlora_repro.plan.micro_batch import choose_micro_batch, leaves_open, settle_micro_batch
 from qlora_repro.ranks import processes
 from qlora_repro.records import Example
 from qlora_repro.store.done import MANIFEST, STEPS, TRAINED, Cell, find_cell
@@ -32,6 +33,7 @@ from qlora_repro.together import in_step, together
 from qlora_repro.tracker import Tracker
 from qlora_repro.train.checkpoint import CHECKPOINTS
 from qlora_repro.train.loop import Job, TrainResult, train
+from qlora_repro.train.memory import free_bytes
 from qlora_repro.train.shards import leave_frozen, shard
 from qlora_repro.train.stage import NoteProgress, TrackLoss, collator, encoded, optimizer_note
 
@@ -135,7 +137,20 @@ def _train(cfg: RunConfig, model: Any, job: Job) -> TrainResult:
         if cfg.train.sharded:
             shard(model, device)
         leave_frozen(model)
-    return train(model, job, cfg=cfg.train)
+    return train(model, job, cfg=_settled(cfg, model, job).train)
+
+
+def _settled(cfg: RunConfig, model: Any, job: Job) -> RunConfig:
+    """Return the configuration with the micro-batch that the planner chooses where it is `auto`."""
+    if not leaves_open(cfg.train):
+        return cfg
+    device = next(model.parameters()).device
+    divided = cfg.train.sharded or cfg.model.device == "spread"
+    memory = None if divided else free_bytes(device, reserve=cfg.plan.reserve)
+    longest = max(map(len, job.rows))
+    micro = choose_micro_batch(cfg, memory, length=longest, processes=processes())
+    say(f"{micro.describe()}, as the planner chooses for rows of up to {longest} tokens")
+    return settle_micro_batch(cfg, micro)
 
 
 def train_along(cfg: RunConfig) -> None:

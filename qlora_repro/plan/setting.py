@@ -58,11 +58,15 @@ class Setting:
 def setting(cfg: RunConfig, *, length: int | None = None) -> Setting:
     """Return a run's settings; `length` stands in for the longest rows the run allows.
 
-    Raises ConfigError for a plan section that cannot be, and for a quantized base that is to train.
+    Where the run leaves its micro-batch or checkpointing open, they are what takes least: one row,
+    with checkpointing. Raises ConfigError for a plan section that cannot be, and for a quantized
+    base that is to train.
     """
     check(cfg)
     data, train = cfg.data, cfg.train
     tokens = length or cfg.plan.length or data.max_source_len + data.max_target_len
+    rows = 1 if train.micro_batch_size == "auto" else train.rows
+    checkpointing = train.gradient_checkpointing == "auto" or train.checkpoints
     whole = data.train_on_source or cfg.model.kind != "causal"
     return Setting(
         dtype=cfg.dtype.name,
@@ -74,13 +78,13 @@ def setting(cfg: RunConfig, *, length: int | None = None) -> Setting:
         full=cfg.full_finetuning and train.max_steps > 0,
         adapters=BYTES[cfg.lora.dtype],
         optim=train.optim,
-        rows=train.micro_batch_size,
+        rows=rows,
         length=tokens,
         predicted=tokens if whole else min(tokens, data.max_target_len),
-        checkpointing=train.gradient_checkpointing,
-        accumulates=train.batch_size > train.micro_batch_size,
+        checkpointing=checkpointing,
+        accumulates=train.batch_size > rows,
         dropout=cfg.lora.dropout > 0,
-        padded=train.micro_batch_size > 1,
+        padded=rows > 1,
     )
 
 

@@ -69,6 +69,8 @@ class TrainResult:
     seconds: float  # of this process: a resumed run counts from where it was taken up
     tokens_per_second: float | None  # real tokens; None when nothing was left to train
     resumed_from: int  # step; 0 for a run in one go
+    micro_batch_size: int  # sequences in a forward pass, of each process
+    gradient_checkpointing: bool
     peak_memory: int  # bytes, of rank 0: CUDA allocator, or resident set on a CPU
     paged_memory: int | None  # bytes beside it of states that page; None on a CPU
     numerics: Numerics
@@ -135,7 +137,7 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     peak, cast = MemoryPeak(device), CastOnce(model)
     numerics = _numerics(model, cfg, job, device=device, fused=len(cast.forwards))
     progress = ShowProgress([sum(map(len, batch)) for batch in batches])
-    dropout = DropoutDraw(job.seed, cfg.batch_size // cfg.micro_batch_size)
+    dropout = DropoutDraw(job.seed, cfg.batch_size // cfg.rows)
     keep = KeepWhole(folder, keep=cfg.keep_checkpoints)
     trainer = Trainer(
         model,
@@ -151,7 +153,7 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     if processes() > 1:
         start = together().agreed(start)
     began = time.monotonic()
-    lack_of_memory = naming_lack_of_memory(model, cfg.micro_batch_size)
+    lack_of_memory = naming_lack_of_memory(model, cfg.rows)
     try:
         with progress, without_bars(), naming_full_disk(folder), lack_of_memory:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
@@ -170,12 +172,14 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
         optim=optim,
         tokens=sum(map(len, seen)),
         trained_tokens=sum(row.trained for row in seen),
-        padded=0.0 if cfg.packing else _padded(seen, cfg.micro_batch_size),
+        padded=0.0 if cfg.packing else _padded(seen, cfg.rows),
         longest=max(map(len, seen), default=0),
         epochs=len(sequence) / len(rows),
         seconds=seconds,
         tokens_per_second=here / seconds if here else None,
         resumed_from=resumed,
+        micro_batch_size=cfg.rows,
+        gradient_checkpointing=cfg.checkpoints,
         peak_memory=peak.bytes(),
         paged_memory=paged,
         numerics=numerics,
@@ -231,15 +235,15 @@ def arguments(
         output_dir=str(job.folder),
         optim=optim,
         learning_rate=cfg.lr,
-        per_device_train_batch_size=cfg.micro_batch_size,
-        gradient_accumulation_steps=cfg.batch_size // (cfg.micro_batch_size * processes()),
+        per_device_train_batch_size=cfg.rows,
+        gradient_accumulation_steps=cfg.batch_size // (cfg.rows * processes()),
         max_steps=cfg.max_steps,
         lr_scheduler_type=cfg.schedule,
         warmup_steps=cfg.warmup_steps,
         max_grad_norm=cfg.max_grad_norm,
         adam_beta2=cfg.beta2,
         weight_decay=cfg.weight_decay,
-        **checkpointing_arguments(cfg.gradient_checkpointing),
+        **checkpointing_arguments(cfg.checkpoints),
         train_sampling_strategy="sequential",  # the order is fixed in data/order.py
         save_strategy="steps" if cfg.save_steps else "no",
         save_steps=cfg.save_steps or 1,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qlora_repro.errors import LackOfMemory
@@ -38,6 +38,22 @@ class MemoryPeak(TrainerCallback):
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def free_bytes(device: torch.device, *, reserve: float) -> int | None:
+    """Return what a run can have of its GPU, its model included; None on a CPU.
+
+    `reserve` GB go to no tensor. In several processes it is the least of their GPUs, so that all
+    choose alike; they have met before.
+    """
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    ours = free + torch.cuda.memory_reserved(device)
+    least = torch.tensor(min(ours, round(total - reserve * 1e9)), device=device)
+    if distributed.is_initialized():
+        distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+    return int(least)
 
 
 def fixed_bytes(model: nn.Module) -> int:

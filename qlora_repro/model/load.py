@@ -26,8 +26,8 @@ from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_
 from qlora_repro.model.quiet import quiet
 from qlora_repro.model.spread import free_bytes, hand_over_early, spread_map
 from qlora_repro.quant.bnb import disarm, quantization_config
-from qlora_repro.quant.select import quantizable
-from qlora_repro.quant.simulate import simulate
+from qlora_repro.quant.select import expert_weights, quantizable
+from qlora_repro.quant.simulate import simulate, simulate_experts
 
 KINDS: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
@@ -72,12 +72,14 @@ def load_base(
     reader = _reader(model, on_disk)
     live = reader.read(dtype, dq=dq, seed=seed, storage=storage)
     names = [] if dtype.name in FULL_PRECISION else reader.expected()
+    experts = expert_weights(live) if names else []
     if dtype.backend == "simulated" and names:
         size, scales = dtype.blocksize, dtype.scales
         simulate(live, names, dtype=dtype.name, blocksize=size, dq=dq, scales=scales)
+        simulate_experts(live, experts, dtype=dtype.name, blocksize=size, dq=dq, scales=scales)
     disarm(live)
     check_quantized(live, names, dtype=dtype, dq=dq)
-    rounded = 0 if dtype.name == "fp32" else round_to_bf16(live, skip=names)
+    rounded = 0 if dtype.name == "fp32" else round_to_bf16(live, skip=[*names, *experts])
     return reader.loaded(live, rounded=rounded)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from qlora_repro import manifest
@@ -135,8 +136,9 @@ def _train(cfg: RunConfig, model: Any, job: Job) -> TrainResult:
         device = resolve_device(cfg.model.device)
         together().meet(device)
         if cfg.train.sharded:
-            shard(model, device)
-        leave_frozen(model)
+            shard(model, device, compute_dtype=getattr(torch, cfg.dtype.compute_dtype))
+        else:
+            leave_frozen(model)
     return train(model, job, cfg=_settled(cfg, model, job).train)
 
 

@@ -65,7 +65,9 @@ class SharedContextLM(huggingface.HFLM):
 
     def _continue(self, pairs: list[Pair], mask: Tensor, cache: Any) -> Tensor:
         """Read each pair's tokens after its row's context: log-probabilities (P, L, V)."""
-        rows = torch.tensor([row for row, _ in pairs], device=mask.device)  # (P,)
+        rows = torch.tensor(
+            [row for row, _ in pairs]
+        )  # (P,); on the host: caches may be on any card
         longest = max(len(tokens) for _, tokens in pairs)
         filled = [list(tokens) + [0] * (longest - len(tokens)) for _, tokens in pairs]
         ids = torch.tensor(filled, device=mask.device)  # (P, L); what pads comes last and is unread

@@ -84,7 +84,7 @@ def lines(
             f"{gb(PAPER_FULL * found.params)} GB; here what trains is held in float32"
         )
     said += [card_line(found, card, plan, micro=(chosen or {}).get(card)) for card in plan.gpus]
-    return said + paging_lines(found, plan)
+    return said + spread_lines(found, plan) + paging_lines(found, plan)
 
 
 def card_line(
@@ -99,6 +99,19 @@ def card_line(
         trains += f" ({micro.describe()})"
     answers = "holds it" if found.inference_peak <= room else "does not hold it"
     return f"{card} GB card ({gb(room)} GB for tensors): training {trains}, inference {answers}"
+
+
+def spread_lines(found: MemoryPlan, plan: PlanConfig) -> list[str]:
+    """Return how many of the largest cards hold what one of them does not, in equal shares."""
+    card = max(plan.gpus, default=None)
+    room = card_bytes(card, plan) if card else 0
+    training = max(found.busy, found.stepping) if pages(found) else found.peak
+    needs = {"training": training, "inference": found.inference_peak}
+    several = {what: -(-size // room) for what, size in needs.items() if 0 < room < size}
+    if not several:
+        return []
+    counts = ", ".join(f"at least {count} for {what}" for what, count in several.items())
+    return [f"spread over {card} GB cards of one machine, model.device=spread: {counts}"]
 
 
 def pages(found: MemoryPlan) -> bool:

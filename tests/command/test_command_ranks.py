@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from forking import fork
 from ranked import Ranks
 from running import PATIENCE, RUN, environment
@@ -97,6 +98,13 @@ def test_torchrun_with_two_processes_gives_the_curve_and_the_records_of_one(
     assert 0.0 < trained(alone)["padded"] < 0.5  # the rows of a micro-batch are of unequal length
 
 
+@pytest.fixture
+def _as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let accelerate take the path that it takes with several GPUs, which refuses shards in DDP."""
+    monkeypatch.setattr(Accelerator, "multi_device", property(lambda self: True))
+
+
+@pytest.mark.usefixtures("_as_on_gpus")
 def test_a_divided_4_bit_base_gives_the_curve_and_the_records_of_a_whole_one(
     alone: Path, tmp_path: Path
 ) -> None:

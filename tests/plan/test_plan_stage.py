@@ -14,6 +14,7 @@ from analysis.tables import fig6_memory
 from qlora_repro.config import RunConfig
 from qlora_repro.errors import ConfigError, StoreError
 from qlora_repro.plan.setting import setting
+from qlora_repro.plan.show import card_line, spread_lines
 from qlora_repro.plan.stage import foretold, plan, predicted, predicted_peak
 from qlora_repro.records import MemoryPlan
 from qlora_repro.store.runs import read_lines
@@ -129,3 +130,19 @@ def test_plans_unlike_the_papers_are_left_out(configured: Configured, tmp_path: 
     for word in ("lora.r=8", "dtype=fp4", "train.gradient_checkpointing=false"):
         plan(configured("model=llama_7b", "stages=[plan]", f"results_dir={tmp_path}", *PAPER, word))
     assert fig6_memory.plans(tmp_path).empty
+
+
+def test_full_finetuning_of_7b_fits_80_gb_with_8_bit_moments_and_what_does_not_is_spread(
+    configured: Configured,
+) -> None:
+    full = ("model=llama_7b", "lora=none", "dtype=bf16", "plan.length=512")
+    cfg = configured(*full, "train=full_8bit")
+    assert "training holds it, " in card_line(predicted(cfg), 80, cfg.plan)
+    assert spread_lines(predicted(cfg), cfg.plan) == []
+    plain = configured(*full, "train=full", "train.optim=adamw_torch")
+    assert "training does not hold it" in card_line(predicted(plain), 80, plain.plan)
+    (line,) = spread_lines(predicted(plain), plain.plan)
+    assert line.endswith("model.device=spread: at least 2 for training")
+    large = configured("model=llama_65b", "dtype=bf16", "plan.length=512")
+    (line,) = spread_lines(predicted(large), large.plan)
+    assert line.endswith("at least 2 for training, at least 2 for inference")

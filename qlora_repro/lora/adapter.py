@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,6 +71,9 @@ def hold_adapters(model: PeftModel, dtype: str) -> None:
     for name, weight in model.named_parameters():
         if ".lora_" in name:
             weight.data = weight.data.to(getattr(torch, dtype))
+    if dtype != "float32":  # to which PEFT would cast what the Trainer reads from a checkpoint
+        plain: Any = model
+        plain.load_adapter = partial(type(model).load_adapter, model, autocast_adapter_dtype=False)
 
 
 def _task(model: PreTrainedModel) -> TaskType:

@@ -42,13 +42,16 @@ class PagedAdamW(AdamW):
                     state[name] = self._placed(name, value, weight)
 
     def _placed(self, name: str, value: Tensor, weight: Tensor) -> Tensor:
-        pages = name in STATES and weight.numel() >= LEAST and weight.device.type == "cuda"
-        if not pages:
+        if name not in STATES or weight.numel() < LEAST or not _on_gpu(weight):
             return value.to(weight.device)
         page: Tensor = functional.get_paged(*value.shape, dtype=value.dtype, device=weight.device)
         page.copy_(value)
         self.page_mng.paged_tensors.append(page)
         return page
+
+
+def _on_gpu(weight: Tensor) -> bool:
+    return weight.device.type == "cuda"
 
 
 def choose_optimizer(

@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.gpu_report [--out analysis/gpu] [--parts 1-9] [--tiny]
 
 For a machine with one GPU, no network and no model hub. Parts run in order of worth, each within
-its own time; report.json, in a folder named by the card, is rewritten after each. A part that fails,
-or takes too long, does not stop the others. `--parts 10` trains the embedded model and is a command
-of its own: its rows join the report that is there. Paged memory never exceeds what the card has
-free, unless `--oversubscribe` is given, on a card of your own.
+its own time; report.json, in a folder named by the card, is rewritten after each. A part that
+fails, or takes too long, does not stop the others. `--parts 10` trains the embedded model and is
+a command of its own: its rows join the report that is there. Paged memory never exceeds what the
+card has free, unless `--oversubscribe` is given, on a card of your own.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--parts", default="1-9", help="such as 1-9, or 4,5")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: a dry run, on a CPU too")
     parser.add_argument("--oversubscribe", action="store_true", help="on a card of your own only")
+    parser.add_argument("--commit", help="of the checkout that this is a copy of")
     parser.add_argument("--seconds", type=float, help="of each part, in place of its own limit")
     asked = parser.parse_args()
     report = run_report(asked, list(read_parts(asked.parts)))
@@ -83,7 +84,7 @@ def start_report(asked: argparse.Namespace) -> dict[str, Any]:
         "memory_bytes": None,
         "driver": read_driver(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": origin.commit,
+        "commit": asked.commit or origin.commit,
         "dirty": origin.dirty,
         "packages": dict(origin.packages),
         "tiny": asked.tiny,
@@ -104,7 +105,7 @@ def read_driver() -> str | None:
 def run_worker(
     asked: argparse.Namespace, numbers: list[int], folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Yield each part as it ends; a worker whose part takes too long is ended, and one begun anew."""
+    """Yield each part as it ends; a worker whose part takes too long is ended, a new one begun."""
     left = list(numbers)
     while left:
         words = [sys.executable, "-m", "experiments.benchmarks.gpu_report.worker", str(folder)]

@@ -161,7 +161,7 @@ def train_arm(
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         job = Job(
             rows=rows,
-            collate=collator(model, _Padding, kind="causal", packing=cfg.train.packing),
+            collate=collator(model, Padding, kind="causal", packing=cfg.train.packing),
             compute_dtype=cfg.dtype.compute_dtype,
             seed=cfg.seed,
             folder=Path(folder),
@@ -185,7 +185,7 @@ def train_arm(
     )
 
 
-class _Padding:
+class Padding:
     """Stands in for a tokenizer where rows have one length."""
 
     pad_token_id = 2

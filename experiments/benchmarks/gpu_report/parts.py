@@ -1,7 +1,7 @@
 """The parts of the report that run in the worker: what each does, and what it found.
 
 A part takes the bench it runs on and fills a `Found` as it goes, so that what was measured before a
-part failed or ran out of time is kept. What needs CUDA raises `NeedsGpu` without it.
+part failed or ran out of time is kept. What needs CUDA raises NeedsGpuError without it.
 """
 
 import itertools
@@ -22,24 +22,29 @@ from experiments.bench_training import configuration
 from experiments.benchmarks.gpu_report.arms import (
     Base,
     Bench,
+    Padding,
+    attach,
+    detach,
     free_memory,
     make_base,
     random_rows,
     train_arm,
     train_plain_arm,
 )
+from qlora_repro import pipeline
 from qlora_repro.config import BNB_BLOCKSIZES, RunConfig
-from qlora_repro.plan.breakdown import optimizer_bytes
 from qlora_repro.plan.architecture import architecture
+from qlora_repro.plan.breakdown import optimizer_bytes
 from qlora_repro.plan.setting import setting
-from qlora_repro.plan.stage import predicted_peak
+from qlora_repro.train.loop import Job, train
 from qlora_repro.train.paging import move_pages, paged_bytes
+from qlora_repro.train.stage import collator
 
 SHARE_OF_FREE = 0.8  # the most managed memory that a part asks for, of what the card has free
 REPEATS = 3
 
 
-class NeedsGpu(Exception):
+class NeedsGpuError(Exception):
     """The part measures something that only a GPU has."""
 
 
@@ -52,9 +57,9 @@ class Found:
 
 
 def need_gpu(bench: Bench) -> None:
-    """Raise NeedsGpu on a machine without one."""
+    """Raise NeedsGpuError on a machine without one."""
     if not bench.cuda:
-        raise NeedsGpu("needs CUDA; there is no GPU here")
+        raise NeedsGpuError("needs CUDA; there is no GPU here")
 
 
 def measure_rates(bench: Bench) -> dict[str, float]:
@@ -86,7 +91,7 @@ def _fastest(bench: Bench, call: Callable[[], Any]) -> float:
 
 
 def compare_codes(bench: Bench, found: Found) -> None:
-    """Codes, constants and products of bitsandbytes on the CPU and on the GPU, on the same weights."""
+    """Codes, constants and products of bitsandbytes on CPU and GPU, for the same weights."""
     need_gpu(bench)
     torch.manual_seed(0)
     n = 64 if bench.tiny else 1024
@@ -127,7 +132,7 @@ def _nibbles_that_differ(one: torch.Tensor, two: torch.Tensor) -> int:
 def _product_error(packed: torch.Tensor, state: Any, bench: Bench) -> float:
     """Return how far a 4-bit product in bf16 is from the product with the dequantized weight.
 
-    Norm of the difference over the norm, for one row and for 64: bitsandbytes has a kernel for each.
+    Norm of the difference over the norm, for one row and for 64, which have kernels of their own.
     """
     weight = dequantize_4bit(packed, state).bfloat16()
     state.dtype = torch.bfloat16
@@ -277,7 +282,7 @@ WAYS = (
 
 
 def train_7b(bench: Bench, found: Found) -> None:
-    """7B's shape in many ways: real tokens a second and peak memory of each, batches of 16 x 512."""
+    """7B's shape in many ways: real tokens a second and peak memory, batches of 16 x 512."""
     base: Base | None = None
     for way in WAYS:
         if bench.seconds_left() < (1 if bench.tiny else 12):
@@ -373,10 +378,6 @@ class Stop(TrainerCallback):
 
 def resume_while_paging(bench: Bench, found: Found) -> None:
     """A run with paged states that ends half way and is taken up; pages after two cells."""
-    from qlora_repro.train.loop import Job, train
-    from qlora_repro.train.stage import collator
-    from experiments.benchmarks.gpu_report.arms import _Padding, attach, detach
-
     cfg = bench.configure(
         *("llama_7b", "model.architecture.num_hidden_layers=2", "dtype=nf4", "dq=true"),
         *("train.batch_size=2", "train.micro_batch_size=1", "train.save_steps=2"),
@@ -391,7 +392,7 @@ def resume_while_paging(bench: Bench, found: Found) -> None:
         try:
             job = Job(
                 rows=rows,
-                collate=collator(model, _Padding, kind="causal", packing=False),
+                collate=collator(model, Padding, kind="causal", packing=False),
                 compute_dtype=cfg.dtype.compute_dtype,
                 seed=0,
                 folder=folder,
@@ -446,8 +447,6 @@ def measure_noise(bench: Bench, found: Found) -> None:
 
 def rescore_from_store(bench: Bench, found: Found) -> None:
     """A tuned model scored in memory, then read back from the store and scored again."""
-    from qlora_repro import pipeline
-
     results = bench.folder / "results"
     compute = "bfloat16" if bench.cuda else "float32"
     for full in (False, True):
@@ -498,8 +497,6 @@ METHODS = {  # with the learning rates that finding1_learning_rate chose
 
 def run_finding_1(bench: Bench, found: Found) -> None:
     """The arms of finding1_precision on the embedded model, as many seeds as fit."""
-    from qlora_repro import pipeline
-
     model = "tiny" if bench.tiny else "smollm2_135m"
     longest, began = 0.0, time.monotonic()
     for seed in range(1000):
@@ -550,4 +547,3 @@ PARTS = {
     9: Part("scores from memory and from the store", 30, rescore_from_store),
     10: Part("finding 1 on the embedded model", 240, run_finding_1),
 }
-__all__ = ["PARTS", "Bench", "Found", "NeedsGpu", "measure_rates", "predicted_peak"]

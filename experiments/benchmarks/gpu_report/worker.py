@@ -17,7 +17,13 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.gpu_report.arms import free_memory
-from experiments.benchmarks.gpu_report.parts import PARTS, Bench, Found, NeedsGpu, measure_rates
+from experiments.benchmarks.gpu_report.parts import (
+    PARTS,
+    Bench,
+    Found,
+    NeedsGpuError,
+    measure_rates,
+)
 
 
 def main() -> None:
@@ -62,7 +68,7 @@ def run_part(number: int, asked: argparse.Namespace, device: torch.device) -> No
     state, why = "passed", None
     try:
         part.run(_bench(asked, device, limit=limit), found)
-    except NeedsGpu as error:
+    except NeedsGpuError as error:
         state, why = "skipped", str(error)
     except Exception as error:  # noqa: BLE001  # the next part runs whatever became of this one
         state, why = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

@@ -56,7 +56,7 @@ bench: setup ## Measure speed and memory of training and quantizing, as ratios t
 test-gpu: setup ## The tests that need CUDA, one after the other
 	$(BIN)/python -m pytest -n 0 -m gpu
 
-gpu-report: setup ## Measure this machine's GPU, some eight minutes; python -m analysis gpu shows the results
+gpu-report: setup ## Measure this machine's GPU, some five minutes; python -m analysis gpu shows the results
 	$(BIN)/python -m experiments.benchmarks.gpu_report --out analysis/gpu
 
 KIT_PYTHON ?= 3.12

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from qlora_repro.errors import StoreError
 from qlora_repro.store.runs import read_document
@@ -53,7 +53,13 @@ def read_report(path: Path) -> dict[str, Any]:
     parts = report.get("parts")
     if not isinstance(parts, list) or not all(map(_is_part, parts)):
         raise StoreError(f"{path} is damaged: its parts are not as a GPU report has them")
+    report["parts"] = sorted(parts, key=_number)
     return report
+
+
+def _number(part: Mapping[str, Any]) -> float:
+    number = part.get("number")
+    return float(number) if is_number(number) else math.inf
 
 
 def _is_part(part: Any) -> bool:
@@ -62,7 +68,8 @@ def _is_part(part: Any) -> bool:
         and isinstance(part.get("name"), str)
         and isinstance(part.get("state"), str)
         and isinstance(part.get("facts") or {}, dict)
-        and all(isinstance(row, dict) for row in part.get("rows") or [])
+        and isinstance(rows := part.get("rows") or [], list)
+        and all(isinstance(row, dict) for row in rows)
     )
 
 
@@ -96,7 +103,7 @@ def summarize(report: Mapping[str, Any]) -> Iterator[str]:
     states = [*STATES, *sorted(set(counts) - set(STATES))]
     yield f"parts: {', '.join(f'{counts[s]} {s}' for s in states if counts[s]) or 'none'}"
     memory, driver = report.get("memory_bytes"), report.get("driver")
-    if memory:
+    if is_number(memory):
         yield f"memory: {show_value(memory / GB)} GB"
     if driver:
         yield f"driver: {driver}"
@@ -138,7 +145,7 @@ def show_cell(name: str, value: Any) -> str:
     return show_value(value / GB if name.endswith("_bytes") and is_number(value) else value)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a value is a number, which a truth value is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -178,6 +178,13 @@ def fitting_wheel(requirement: Requirement, target: Target, folder: Path) -> tup
 def resolve(needed: list[Requirement], target: Target, folder: Path) -> Resolution:
     """Fetch what is needed and what that needs in turn, less what the target has."""
     resolution = Resolution()
+    for requirement in needed:
+        version = target.has.get(canonicalize_name(requirement.name))
+        if version and not requirement.specifier.contains(version, prereleases=True):
+            resolution.notes.append(
+                f"this project wants {requirement.name}{requirement.specifier}: CONFLICT, "
+                f"the target has {version}"
+            )
     queue = [(requirement, "this project") for requirement in needed]
     seen: set[tuple[str, frozenset[str]]] = set()
     while queue:

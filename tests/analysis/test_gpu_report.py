@@ -135,7 +135,11 @@ def test_a_damaged_report_is_one_sentence_and_the_others_are_shown(
 
 
 @pytest.mark.parametrize(
-    "report", [[], {}, {"format": 2, "parts": []}, {"format": 1}, {"format": 1, "parts": [3]}]
+    "report",
+    [
+        *([], {}, {"format": 2, "parts": []}, {"format": 1}, {"format": 1, "parts": [3]}),
+        {"format": 1, "parts": [{"name": "x", "state": "passed", "rows": 3}]},
+    ],
 )
 def test_what_is_no_report_of_this_format_is_refused(report: Any, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="GPU report"):

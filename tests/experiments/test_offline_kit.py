@@ -107,8 +107,10 @@ def test_what_no_version_agrees_with_is_said(
 ) -> None:
     registry(tmp_path, monkeypatch)
     target = Target(python="3.12", has={"hub": Version("0.9"), "present": None})
-    (note,) = resolve([Requirement("tool")], target, tmp_path).notes
-    assert note.startswith("tool 2.0 wants hub>=2 and the target has 0.9: CONFLICT")
+    needed = [Requirement("tool"), Requirement("hub>=1.5")]
+    ours, theirs = resolve(needed, target, tmp_path).notes
+    assert ours == "this project wants hub>=1.5: CONFLICT, the target has 0.9"
+    assert theirs.startswith("tool 2.0 wants hub>=2 and the target has 0.9: CONFLICT")
 
 
 def test_bitsandbytes_keeps_one_cuda_library_and_its_record_agrees_with_its_files(

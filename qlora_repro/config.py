@@ -17,7 +17,7 @@ BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
 class DtypeConfig:
     name: str
     blocksize: int
-    compute_dtype: str  # bfloat16, float16 or float32
+    compute_dtype: str  # bfloat16, float16 or float32; auto: whichever is native, settled by checks
     backend: str  # bnb, simulated or none
     scales: str  # what dq keeps constants in: dynamic8 (released code) or fp8_e4m3 (the paper)
 

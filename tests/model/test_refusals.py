@@ -33,6 +33,7 @@ def loads(path: Path | None, **changes: Any) -> None:
         "note": None,
         "num_labels": None,
         "device": "cpu",
+        "attention": "auto",
         "trust_remote_code": False,
         "tuned": TunedConfig(
             1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", "float32", "token", False, 2, 4

@@ -91,8 +91,12 @@ class Live:
         self.loaded = replace(loaded, origin=loaded.origin | {"device": device})
 
     def end_training(self) -> None:
-        """Let go of a model in shards, which no process can use alone; `tuned` reads it back."""
-        if self.cfg.train.sharded:
+        """Let go of a model that training leaves otherwise than the store has it.
+
+        No process can use one in shards alone, and one with Liger's kernels would go on computing
+        with them. `tuned` reads it back.
+        """
+        if self.cfg.train.sharded or self.cfg.train.kernels != "none":
             self.loaded, self.adapted = None, False
 
     def _load(self) -> Loaded:

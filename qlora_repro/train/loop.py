@@ -26,13 +26,13 @@ from qlora_repro.train.checkpoint import (
     step_of,
 )
 from qlora_repro.train.dropout import DropoutDraw
+from qlora_repro.train.kernels import LOSSES, check_kernels, library_restored
 from qlora_repro.train.loss import TargetLoss
 from qlora_repro.train.memory import MemoryPeak, naming_lack_of_memory
 from qlora_repro.train.paging import choose_optimizer, free_pages
 from qlora_repro.train.progress import ShowProgress
 
 WORKERS = 2  # processes that make the next batches while a GPU computes
-LIGER = {"fused_linear_cross_entropy": False, "cross_entropy": False}  # the loss is loss.py's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +121,7 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     A run that was killed is taken up at its newest whole checkpoint and ends with the same weights.
     Raises RunError for a loss that is not a number, for lack of memory and for a full disk.
     """
+    check_kernels(cfg.kernels)
     rows, folder = job.rows, job.folder
     device = next(p.device for p in model.parameters() if p.requires_grad)
     optim = runnable_optim(cfg.optim, device=device.type)
@@ -155,7 +156,8 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     began = time.monotonic()
     lack_of_memory = naming_lack_of_memory(model, cfg.rows)
     try:
-        with progress, without_bars(), naming_full_disk(folder), lack_of_memory:
+        library = library_restored(model)
+        with progress, without_bars(), naming_full_disk(folder), lack_of_memory, library:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
         seconds, paged = time.monotonic() - began, peak.paged()
         steps = _steps(trainer)
@@ -254,7 +256,7 @@ def arguments(
         fp16=job.compute_dtype == "float16" and numerics.autocast,
         tf32=numerics.tf32 or None,
         use_liger_kernel=numerics.kernels == "liger",
-        liger_kernel_config=LIGER if numerics.kernels == "liger" else None,
+        liger_kernel_config=LOSSES if numerics.kernels == "liger" else None,
         use_cpu=not on_gpu,
         ddp_find_unused_parameters=False,  # every adapter is used in every pass
         ddp_broadcast_buffers=False,  # they are constants

@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from experiments.bench_training import configuration
 from experiments.benchmarks.gpu_report.arms import (
+    Arm,
     Base,
     Bench,
     Padding,
@@ -216,15 +217,15 @@ def train_65b(bench: Bench, found: Found) -> None:
     if not bench.cuda:
         found.facts["paging"] = "not shown: nothing pages on a CPU"
         return
+    again = train_arm(bench, base, cfg, steps=3)
     moves = MovePages()
     moved = train_arm(bench, base, cfg, steps=3, watch=[moves])
     found.rows.append(_memory_row("states moved to the host and back after each step", moved))
-    curves = [[step.loss for step in arm.result.steps] for arm in (plain, moved)]
-    equal = all(torch.equal(plain.adapters[name], moved.adapters[name]) for name in plain.adapters)
+    noise, apart = _largest_gap(plain, again), _largest_gap(plain, moved)
     out, back = moves.moves[0::2], moves.moves[1::2]
     found.facts |= {
-        "losses equal": curves[0] == curves[1],
-        "adapters equal": equal,
+        "losses apart, nats": apart,
+        "losses of two equal runs apart, nats": noise,
         "moved each way_bytes": out[-1][0],
         "out GB/s": statistics.median(size / seconds / 1e9 for size, seconds in out),
         "back GB/s": statistics.median(size / seconds / 1e9 for size, seconds in back),
@@ -234,10 +235,17 @@ def train_65b(bench: Bench, found: Found) -> None:
         "seconds back": statistics.median(seconds for _, seconds in back),
         "managed after_bytes": paged_bytes(),
     }
-    assert curves[0] == curves[1], f"losses differ: {curves}"
+    # Attention's backward pass adds in any order, so equal runs differ by the noise of the card.
+    assert apart <= max(10 * noise, 1e-3), f"losses are {apart} apart, equal runs' {noise}"
 
 
-def _memory_row(what: str, arm: Any) -> dict[str, Any]:
+def _largest_gap(one: Arm, two: Arm) -> float:
+    """Return how far the losses of two trainings are apart at most, nats."""
+    pairs = zip(one.result.steps, two.result.steps, strict=True)
+    return max(abs(a.loss - b.loss) for a, b in pairs)
+
+
+def _memory_row(what: str, arm: Arm) -> dict[str, Any]:
     result = arm.result
     row = {
         "what": what,

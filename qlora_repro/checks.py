@@ -14,6 +14,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from qlora_repro.arithmetic import AUTO, settle_compute_dtype
 from qlora_repro.config import BNB_BLOCKSIZES, BNB_DTYPES, FULL_PRECISION, RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.presets import check_epochs, check_scale, settle_classes
@@ -34,7 +35,8 @@ CHOICES: dict[str, Sequence[str]] = {
         *("af4", "af4_l1", *(f"{kind}{k}" for kind in ("int", "nf") for k in range(2, 9))),
     ),
     "dtype.scales": ("dynamic8", "fp8_e4m3"),
-    "dtype.compute_dtype": ("bfloat16", "float16", "float32"),
+    "dtype.compute_dtype": (AUTO, "bfloat16", "float16", "float32"),
+    "model.attention": ("auto", "sdpa"),
     "model.kind": ("causal", "seq2seq", "classification"),
     "model.source": ("hub", "local", "embedded", "random"),
     "train.optim": (
@@ -90,6 +92,7 @@ TYPES = {  # as a sentence names them
 def parse(cfg: DictConfig, *, written: Collection[str]) -> RunConfig:
     """Return the checked configuration of one run; raises ConfigError before anything is loaded."""
     try:
+        settle_compute_dtype(cfg)
         merged = OmegaConf.merge(_settings(), cfg)
         parsed = cast(RunConfig, OmegaConf.to_object(merged))
     except ConfigKeyError as error:

@@ -23,7 +23,7 @@ def names_template_file(template: str) -> bool:
 class DtypeConfig:
     name: str
     blocksize: int
-    compute_dtype: str  # bfloat16, float16 or float32
+    compute_dtype: str  # bfloat16, float16 or float32; auto: whichever is native, settled by checks
     backend: str  # bnb, simulated or none
     scales: str  # what dq keeps constants in: dynamic8 (released code) or fp8_e4m3 (the paper)
 

@@ -54,6 +54,7 @@ class ModelConfig:
     note: str | None  # what a table must say about these weights
     num_labels: int | None  # classification only
     device: str  # auto, cpu, cuda, or spread: over the cards of one machine
+    attention: str  # auto: on a CPU by the length of the rows; sdpa: always torch's kernel
     trust_remote_code: bool
     tuned: TunedConfig
     architecture: ArchitectureConfig | None  # null: planning reads `config`

@@ -62,7 +62,7 @@ class Live:
         self.loaded: Loaded | None = None
         self.sites: dict[str, str] = {}  # adapted module -> role
         self.adapted = False
-        self.name = f"{key(cfg, 'untuned')} {cfg.model.device}"  # of the base
+        self.name = f"{key(cfg, 'untuned')} {cfg.model.device} {cfg.model.attention}"  # of the base
         keep_freed_memory()
 
     def base(self) -> Loaded:

@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models; two workers share the cores
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["QLORA_REPRO_COMPUTE_DTYPE"] = "float32"  # on every processor the same numbers
 
 import pytest
 import torch

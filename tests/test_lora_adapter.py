@@ -43,7 +43,9 @@ def base(family: str, kind: str = "causal", dtype: str = "bf16", compute: str = 
         micro_batch_size=4,
     )
     path = str(tiny_checkpoint(family))
-    model = ModelConfig("x", kind, path, None, "local", None, 2, "cpu", False, tuned, None, None)
+    model = ModelConfig(
+        "x", kind, path, None, "local", None, 2, "cpu", "auto", False, tuned, None, None
+    )
     backend = "none" if dtype == "bf16" else "bnb"
     return load_base(
         model, DtypeConfig(dtype, 64, compute, backend, "dynamic8"), dq=dtype == "nf4"

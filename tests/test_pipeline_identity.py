@@ -31,6 +31,7 @@ SECTIONS = {
 # Where a run takes place, what it is called, keeps and prints: no result depends on it.
 NOT_DECISIVE = {
     "model.device",
+    "model.attention",  # equal to rounding
     "model.note",
     "model.architecture",  # follows from the checkpoint
     "model.config",

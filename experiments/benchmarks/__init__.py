@@ -1,1 +1,1 @@
-"""Commands that measure a machine of the user, and what they need where there is no network."""
+"""Commands that measure a machine: speed as ratios to a named baseline, memory beside its plan."""

@@ -20,6 +20,7 @@ from transformers import __version__ as transformers_version
 
 from qlora_repro.config import FULL_PRECISION, DtypeConfig, ModelConfig
 from qlora_repro.errors import ConfigError, LackOfMemory, ModelError
+from qlora_repro.model.attention import set_attention
 from qlora_repro.model.checkpoint import Checkpoint, find, folder_checkpoint
 from qlora_repro.model.device import SPREAD, resolve_device
 from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_bf16, weight_bytes
@@ -112,6 +113,7 @@ class _Reader:
         self.checkpoint = checkpoint
         self.device = device
         self.code = {"trust_remote_code": model.trust_remote_code}
+        self.attention = ""  # as the live model computes it
         self.new: list[str] = []  # weights that the checkpoint lacks
         labels = {"num_labels": model.num_labels} if model.kind == "classification" else {}
         try:
@@ -173,6 +175,7 @@ class _Reader:
         live.eval()
         if self.model.device == SPREAD:
             hand_over_early(live)
+        self.attention = set_attention(live, self.model.attention)
         return live
 
     def _device_map(self, dtype: DtypeConfig) -> dict[str, Any]:
@@ -252,6 +255,7 @@ class _Reader:
             "architecture": type(live).__name__,
             "model_type": live.config.model_type,
             "device": self._devices(live),
+            "attention": self.attention,
             "held_in": str(live.get_input_embeddings().weight.dtype).removeprefix("torch."),
             "rounded_to_bf16": rounded,  # values that moved
             "new_weights": self.new,

@@ -24,13 +24,17 @@ DECIDES = {
 # What the code did before a setting existed. A setting is part of an identity only where it differs
 # from that, so that runs from before keep theirs; a run from before is repeated with these values.
 LEGACY: dict[str, dict[str, Any]] = {
+    "model": {"attention": "sdpa"},
     "lora": {"dtype": "float32", "fused": False},
     "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0, "mix": None},
     "train": {"loss_mean": "token", "kernels": "none"},
 }
 # Where it runs, what is kept and printed on the way: none of it changes a result.
 IRRELEVANT = {
-    "model": ("tuned", "device", "note", "architecture", "config"),
+    "model": (
+        *("tuned", "device", "note", "architecture", "config"),
+        "attention",  # equal to rounding
+    ),
     "lora": ("fused",),  # equal to rounding
     "train": (
         *("name", "epochs", "sharded", "save_steps", "keep_checkpoints", "log_steps"),

@@ -84,16 +84,18 @@ def sequence_loss(logits: Tensor, labels: Tensor, *, sequences: int) -> Tensor:
         return token_loss(logits, labels, count=sequences)
     labels = _aligned(logits, labels)  # (B, K)
     begins = labels == ROW_BEGINS
-    # The label of a pack's first token is not there: nothing comes before it to predict it from.
-    number = begins.cumsum(1) if len(labels) == 1 else torch.zeros_like(labels)
-    number = number + torch.arange(len(labels), device=labels.device)[:, None]  # (B, K)
     losses = token_losses(logits, labels.masked_fill(begins, IGNORE))  # (B, K)
     learned = (labels >= 0).to(losses.dtype)
-    most = labels.numel() + 1  # no more sequences than that; how many there are is not asked
-    sums, counts = (
-        losses.new_zeros(most).index_add(0, number.flatten(), values.flatten())
-        for values in (losses, learned)
-    )
+    if len(labels) > 1:
+        sums, counts = losses.sum(1), learned.sum(1)  # (B,)
+    else:
+        # The label of a pack's first token is not there: nothing comes before to predict it from.
+        number = begins.cumsum(1).flatten()  # (K,), of the sequence that a label is in
+        most = labels.numel() + 1  # no more sequences than that; how many there are is not asked
+        sums, counts = (
+            losses.new_zeros(most).index_add(0, number, values.flatten())
+            for values in (losses, learned)
+        )
     return (sums / counts.clamp_min(1)).sum() / sequences
 
 

@@ -46,6 +46,7 @@ def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> Mo
         "note": None,
         "num_labels": 3 if kind == "classification" else None,
         "device": "cpu",
+        "attention": "auto",
         "trust_remote_code": False,
         "tuned": tuned,
         "architecture": None,

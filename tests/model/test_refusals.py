@@ -33,6 +33,7 @@ def loads(path: Path | None, **changes: Any) -> None:
         "note": None,
         "num_labels": None,
         "device": "cpu",
+        "attention": "auto",
         "trust_remote_code": False,
         "tuned": TunedConfig(
             lr=1e-3,

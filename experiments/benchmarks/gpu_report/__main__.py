@@ -85,7 +85,7 @@ def start_report(asked: argparse.Namespace) -> dict[str, Any]:
         "driver": read_driver(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": asked.commit or origin.commit,
-        "dirty": origin.dirty,
+        "dirty": None if asked.commit else origin.dirty,  # a copy cannot tell
         "packages": dict(origin.packages),
         "tiny": asked.tiny,
         "rates": {},
@@ -145,7 +145,7 @@ def _next_part(
         time.sleep(PAUSE)
 
 
-LIMITS = {2: 20.0, 3: 15.0, 4: 75.0, 5: 110.0, 6: 40.0, 7: 25.0, 8: 25.0, 9: 30.0, 10: 240.0}
+LIMITS = {2: 20.0, 3: 15.0, 4: 75.0, 5: 140.0, 6: 40.0, 7: 25.0, 8: 25.0, 9: 30.0, 10: 240.0}
 NAMES = {TESTS: "GPU tests"}
 
 
@@ -217,6 +217,7 @@ def add_part(
     if machine.exists():
         report |= json.loads(machine.read_text())
     path = asked.out / card_folder(report["card"], tiny=asked.tiny) / "report.json"
+    part |= {"commit": report["commit"], "began": report["started"]}  # parts may be run apart
     earlier = json.loads(path.read_text())["parts"] if path.exists() else []
     parts = {p["number"]: p for p in [*earlier, *report["parts"], part]}
     report["parts"] = [parts[number] for number in sorted(parts)]

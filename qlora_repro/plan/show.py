@@ -157,15 +157,17 @@ def sweep_table(
     title = "memory predicted, GB, a row a cell" + (f": {shared}" if shared else "")
     made = Table(title=title, title_justify="left", caption_justify="left")
     made.add_column("cell")
-    for name in ("weights", "training", "inference", "time"):
+    timed = any(left.stages and left.best is not None for left in todos)
+    for name in ("weights", "training", "inference", *(["time"] if timed else [])):
         made.add_column(name, justify="right")
     differ = len({tuple(left.stages) for left in todos}) > 1
     if differ:
         made.add_column("to run")
     for label, found, left in zip(labels, plans, todos, strict=True):
         sizes = map(gb, (found.weights + found.scales, found.peak, found.inference_peak))
+        time = [_time(left)] if timed else []
         to_run = [", ".join(left.stages) or "in the store"] if differ else []
-        made.add_row(label, *sizes, _time(left), *to_run)
+        made.add_row(label, *sizes, *time, *to_run)
     made.caption = "\n".join(_totals(todos, cells, differ=differ))
     return made
 

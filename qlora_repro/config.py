@@ -156,6 +156,10 @@ class PlanConfig:
     bus: float  # GB/s between that card and the host
     tflops: float | None  # the card's rate in 16-bit products; null: no estimate of time
     usd_per_hour: float | None  # of one card; null: no price
+    utilization: dict[
+        str, float
+    ]  # share of tflops reached, by parameters at most ("5B"), ascending
+    score_tokens: int | None  # of an evaluation's questions; null: their time is left out
 
 
 @dataclass

@@ -176,24 +176,30 @@ def cost_lines(result: CellResult) -> list[str]:
             + (f"{speed:,.0f} tokens/s, " if speed else "")
             + f"peak memory {done['peak_memory'] / 1e9:.2f} GB, optimizer {done['optim']}"
         )
-        said += _predicted_line(result, done["peak_memory"])
+        said += _memory_line(result, done["peak_memory"], done.get("paged_memory"))
     if result.folder.exists():  # not where another run's answers were judged
         said.append(f"everything lies in {result.folder}")
     return said
 
 
-def _predicted_line(result: CellResult, measured: int) -> list[str]:
-    """Return the predicted peak beside the measured one, and what each of them counts."""
+def _memory_line(result: CellResult, measured: int, paged: int | None) -> list[str]:
+    """Return the predicted peak beside the measured one, and what each of them counts.
+
+    CUDA's allocator does not count states that page, which planning counts among the rest.
+    """
     if result.predicted is None:
         return []
+    predicted = f"memory: {result.predicted / 1e9:.2f} GB predicted for the model and training"
+    if paged:
+        return [
+            f"{predicted}, {measured / 1e9:.2f} GB measured (allocator) + {paged / 1e9:.2f} GB "
+            f"paged = {(measured + paged) / 1e9:.2f} GB"
+        ]
     device = (result.manifest or {}).get("provenance", {}).get("device", "cpu")
     counts = (
         "" if device != "cpu" else ", which is all that the process had resident, libraries too"
     )
-    return [
-        f"memory: {result.predicted / 1e9:.2f} GB predicted for the model and training, "
-        f"{measured / 1e9:.2f} GB measured{counts}"
-    ]
+    return [f"{predicted}, {measured / 1e9:.2f} GB measured{counts}"]
 
 
 def show(result: CellResult) -> None:

@@ -28,6 +28,7 @@ from qlora_repro.attempt import BAD, BUSY, attempt
 from qlora_repro.config import RunConfig
 from qlora_repro.console import say, sentence
 from qlora_repro.finished import describe, result
+from qlora_repro.plan.show import PlannedCell, sweep_table
 from qlora_repro.plan.todo import Todo, todo
 from qlora_repro.records import MemoryPlan
 from qlora_repro.report import CellResult
@@ -158,8 +159,10 @@ def show(done: Sequence[Record]) -> None:
     if len(shown) < 2:
         return
     configs = [record.run_config for record in shown]
-    _show_plans([cfg for cfg in configs if cfg is not None and "plan" in cfg.stages])
     labels = labelled(shown)
+    plain = [record.label for record in shown]
+    distinct = len(set(plain)) == len(plain)
+    _show_plans(list(zip(plain if distinct else labels, configs, strict=True)))
     found = [_result(cfg, r.state) for r, cfg in zip(shown, configs, strict=True)]
     states = [record.state for record in shown]
     rows = list(zip(labels, states, configs, found, strict=True))
@@ -202,19 +205,21 @@ def _result(cfg: RunConfig | None, state: str) -> CellResult | None:
     return result(find_cell(cfg))
 
 
-def _show_plans(configs: Sequence[RunConfig]) -> None:
+def _show_plans(labelled_cells: Sequence[tuple[str, RunConfig | None]]) -> None:
     plans: list[MemoryPlan] = []
     todos: list[Todo] = []
-    for cfg in configs:
+    cells: list[PlannedCell] = []
+    for label, cfg in labelled_cells:
+        if cfg is None or "plan" not in cfg.stages:
+            continue
         folder = find_cell(cfg).folder
         name = f"plan-{key(cfg, 'plan')}.jsonl"
         if folder.has(name):
             plans += folder.read(name, MemoryPlan)
             todos.append(todo(cfg))
+            cells.append(PlannedCell(label=label, plan=cfg.plan))
     if len(plans) > 1:
-        from qlora_repro.plan.show import sweep_table
-
-        say(sweep_table(plans, todos))
+        say(sweep_table(plans, todos, cells))
 
 
 def overridden(words: Sequence[str]) -> set[str]:

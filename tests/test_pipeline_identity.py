@@ -52,6 +52,8 @@ NOT_DECISIVE = {
     "plan.gpus",
     "plan.tflops",  # time and price, not memory
     "plan.usd_per_hour",
+    "plan.utilization",
+    "plan.score_tokens",
     "judge.client",  # the same replies come back
     "judge.estimate",
     "judge.mode",

@@ -154,3 +154,28 @@ def test_the_predicted_peak_stands_beside_the_measured_one() -> None:
         if "predicted" in x
     ]
     assert said.endswith("3.50 GB measured")
+
+
+@pytest.mark.parametrize(("paged", "ends"), [(None, "3.50 GB measured"), (0, "3.50 GB measured")])
+def test_without_pages_the_measured_peak_stands_alone(paged: int | None, ends: str) -> None:
+    (line,) = memory_lines(paged)
+    assert line.endswith(ends)
+
+
+def test_paged_states_stand_beside_what_the_allocator_counts() -> None:
+    (line,) = memory_lines(1_280_000_000)
+    assert line == (
+        "memory: 4.70 GB predicted for the model and training, 3.50 GB measured (allocator) + "
+        "1.28 GB paged = 4.78 GB"
+    )
+
+
+def memory_lines(paged: int | None) -> list[str]:
+    """Return what is said of the memory of a run on a GPU."""
+    steps = {"steps": [1], "tokens": 10, "trained_tokens": 5, "tokens_per_second": 1.0}
+    training = steps | {"peak_memory": 3_500_000_000, "optim": "paged_adamw_32bit"}
+    training["paged_memory"] = paged
+    on_gpu = {"provenance": {"dirty": False, "device": "NVIDIA H100"}, "base": BASE}
+    run = result(None, None, training=training, manifest=on_gpu)
+    lines = cost_lines(replace(run, predicted=4_700_000_000))
+    return [line for line in lines if "predicted" in line]

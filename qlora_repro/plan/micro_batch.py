@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qlora_repro.config import RunConfig, TrainConfig
 from qlora_repro.plan.architecture import architecture
 from qlora_repro.plan.breakdown import training
-from qlora_repro.plan.setting import setting
+from qlora_repro.plan.setting import card_bytes, setting
 
 MARGIN = 0.9  # of a card's memory, as predictions are to be within a tenth of what is measured
 # Tokens whose products take as long as one pass takes to read the weights and to dequantize them:
@@ -73,6 +73,12 @@ def relative_time(cfg: RunConfig, micro: MicroBatch, length: int) -> float:
     """
     passes = (3 if cfg.full_finetuning else 2) + micro.checkpointing
     return passes * (length + READING / micro.rows)
+
+
+def settle_micro_batch_of_plan(cfg: RunConfig) -> RunConfig:
+    """Return the configuration with what is chosen for plan.memory, or for no card: the least."""
+    memory = None if cfg.plan.memory is None else card_bytes(cfg.plan.memory, cfg.plan)
+    return settle_micro_batch(cfg, choose_micro_batch(cfg, memory))
 
 
 def leaves_open(train: TrainConfig) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config import PlanConfig, RunConfig
 from qlora_repro.errors import ConfigError
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -93,6 +93,11 @@ def setting(cfg: RunConfig, *, length: int | None = None) -> Setting:
         dropout=cfg.lora.dropout > 0,
         padded=rows > 1,
     )
+
+
+def card_bytes(card: float, plan: PlanConfig) -> int:
+    """Return what tensors can have of a card: a card sold as 24 GB has 24 GiB."""
+    return round(card * 2**30 - plan.reserve * 1e9)
 
 
 def check(cfg: RunConfig) -> None:

@@ -1,6 +1,7 @@
 """A plan as the user sees it: a table of parts, a line a GPU, the simulated paging."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -9,11 +10,20 @@ from qlora_repro.errors import RunError
 from qlora_repro.plan.breakdown import PAPER_FULL
 from qlora_repro.plan.micro_batch import MicroBatch
 from qlora_repro.plan.paging import Demand, simulate
-from qlora_repro.plan.todo import Todo
+from qlora_repro.plan.setting import card_bytes
+from qlora_repro.plan.todo import ASK, Todo, spell_left_out, spell_time
 from qlora_repro.records import MemoryPlan
 
 SHOWN = 3  # simulated steps
 NONE = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A planned cell of a sweep."""
+
+    label: str
+    plan: PlanConfig
 
 
 def gb(size: int | None) -> str:
@@ -23,11 +33,6 @@ def gb(size: int | None) -> str:
     ('47.95', '0.00')
     """
     return NONE if size is None else f"{size / 1e9:.2f}"
-
-
-def card_bytes(card: float, plan: PlanConfig) -> int:
-    """Return what tensors can have of a card: a card sold as 24 GB has 24 GiB."""
-    return round(card * 2**30 - plan.reserve * 1e9)
 
 
 def describe(found: MemoryPlan) -> str:
@@ -141,31 +146,76 @@ def paging_lines(found: MemoryPlan, plan: PlanConfig) -> list[str]:
     ]
 
 
-def sweep_table(plans: Sequence[MemoryPlan], todos: Sequence[Todo]) -> Table:
-    """Return a row a cell: its memory, and what of it is still to be run."""
-    made = Table(title="memory predicted, GB, a row a cell", title_justify="left")
+def sweep_table(
+    plans: Sequence[MemoryPlan], todos: Sequence[Todo], cells: Sequence[PlannedCell]
+) -> Table:
+    """Return a row a cell: its memory, and what of it is still to be run.
+
+    What all cells share stands in the title: a row names what tells it from the others.
+    """
+    shared, labels = split_labels([cell.label for cell in cells])
+    title = "memory predicted, GB, a row a cell" + (f": {shared}" if shared else "")
+    made = Table(title=title, title_justify="left", caption_justify="left")
     made.add_column("cell")
-    for name in ("weights", "adapters", "optimizer", "activations", "training", "inference"):
+    timed = any(left.stages and left.best is not None for left in todos)
+    for name in ("weights", "training", "inference", *(["time"] if timed else [])):
         made.add_column(name, justify="right")
-    made.add_column("seconds", justify="right")
-    made.add_column("to run")
-    for found, left in zip(plans, todos, strict=True):
-        sizes = (
-            found.weights + found.scales,
-            found.adapter_weights,
-            found.optimizer,
-            found.activations,
-            found.peak,
-            found.inference_peak,
-        )
-        seconds = NONE if left.seconds is None else f"{left.seconds:.0f}"
-        to_run = ", ".join(left.stages) or "nothing: in the store"
-        made.add_row(describe(found), *map(gb, sizes), seconds, to_run)
-    run = [left for left in todos if left.stages]
-    known = [left.seconds for left in run if left.seconds is not None]
-    made.caption = f"{len(run)} cells to run, {len(todos) - len(run)} in the store; " + (
-        f"{sum(known):.0f} s in all, by the medians of earlier cells of the model"
-        if len(known) == len(run)
-        else f"time unknown for {len(run) - len(known)}: no earlier cell is like them"
-    )
+    differ = len({tuple(left.stages) for left in todos}) > 1
+    if differ:
+        made.add_column("to run")
+    for label, found, left in zip(labels, plans, todos, strict=True):
+        sizes = map(gb, (found.weights + found.scales, found.peak, found.inference_peak))
+        time = [_time(left)] if timed else []
+        to_run = [", ".join(left.stages) or "in the store"] if differ else []
+        made.add_row(label, *sizes, *time, *to_run)
+    made.caption = "\n".join(_totals(todos, cells, differ=differ))
     return made
+
+
+def _time(left: Todo) -> str:
+    if not left.stages or left.best is None:
+        return NONE
+    return ("" if left.estimate is None else "~") + spell_time(left.best)
+
+
+def _totals(todos: Sequence[Todo], cells: Sequence[PlannedCell], *, differ: bool) -> list[str]:
+    """Return what is left to run of all cells, how long it takes, and what it costs."""
+    run = [(left, cell.plan) for left, cell in zip(todos, cells, strict=True) if left.stages]
+    stages = "" if differ or not run else f" ({', '.join(run[0][0].stages)})"
+    said = [f"{len(run)} cells to run{stages}, {len(todos) - len(run)} in the store"]
+    known = [(left.best, plan) for left, plan in run if left.best is not None]
+    if known:
+        total = sum(seconds for seconds, _ in known)
+        prices = [plan.usd_per_hour for _, plan in known]
+        cost = sum(s / 3600 * plan.usd_per_hour for s, plan in known if plan.usd_per_hour)
+        price = "" if None in prices else f", {cost:,.0f} USD"
+        said.append(f"{total / 3600:,.1f} GPU-hours in all{price}, {_source(run)}")
+    if unknown := len(run) - len(known):
+        said.append(f"time unknown for {unknown}: no earlier cell is like them; {ASK}")
+    return said
+
+
+def _source(run: Sequence[tuple[Todo, PlanConfig]]) -> str:
+    """Return where the times are from, and what they leave out."""
+    estimated = [(left, plan) for left, plan in run if left.estimate is not None]
+    if not estimated:
+        return "by the medians of earlier cells of the model"
+    plan = estimated[0][1]
+    missing = sorted({stage for one, _ in estimated for stage in one.left_out})
+    measured = len(run) - len(estimated)
+    by = f"an estimate (~) at {plan.tflops:g} TFLOP/s, rows at full length"
+    if measured:
+        by += "; the others by earlier cells"
+    return by + spell_left_out(missing)
+
+
+def split_labels(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """Return what all labels share, and each without it; a label that shares all stays whole.
+
+    >>> split_labels(["llama_7b, nf4, alpaca, seed 0", "llama_7b, nf4, flan_v2, seed 0"])
+    ('llama_7b, nf4, seed 0', ['alpaca', 'flan_v2'])
+    """
+    parts = [label.split(", ") for label in labels]
+    shared = [part for part in parts[0] if all(part in other for other in parts)]
+    rest = [", ".join(part for part in own if part not in shared) for own in parts]
+    return ", ".join(shared), [own or label for own, label in zip(rest, labels, strict=True)]

@@ -15,8 +15,9 @@ from qlora_repro.plan.micro_batch import (
     choose_micro_batch,
     leaves_open,
     settle_micro_batch,
+    settle_micro_batch_of_plan,
 )
-from qlora_repro.plan.setting import Setting, setting
+from qlora_repro.plan.setting import Setting, card_bytes, setting
 from qlora_repro.plan.todo import todo
 from qlora_repro.records import MemoryPlan
 from qlora_repro.store.identity import decisive, key, slug
@@ -43,7 +44,7 @@ def plan(cfg: RunConfig) -> MemoryPlan:
         say(f"scale=small: {cfg.scale.stand_in}")
     for line in show.lines(found, cfg.plan, chosen=chosen_by_card(cfg)):
         say(line)
-    say(todo(cfg).words())
+    say(todo(cfg).words(cfg.plan.usd_per_hour))
     try:
         with folder.locked():
             folder.write_json(f"settings-{digest}.json", decisive(cfg, "plan"))
@@ -59,8 +60,7 @@ def predicted(cfg: RunConfig) -> MemoryPlan:
 
     The least that it takes is one row with checkpointing, which is what is chosen for no card.
     """
-    memory = None if cfg.plan.memory is None else show.card_bytes(cfg.plan.memory, cfg.plan)
-    cfg = settle_micro_batch(cfg, choose_micro_batch(cfg, memory))
+    cfg = settle_micro_batch_of_plan(cfg)
     asked = setting(cfg)
     sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
     return _record(cfg, asked, sizes, adapted)
@@ -70,9 +70,7 @@ def chosen_by_card(cfg: RunConfig) -> dict[int, MicroBatch]:
     """Return what the planner chooses for each card; nothing where the run states it all."""
     if not leaves_open(cfg.train):
         return {}
-    return {
-        card: choose_micro_batch(cfg, show.card_bytes(card, cfg.plan)) for card in cfg.plan.gpus
-    }
+    return {card: choose_micro_batch(cfg, card_bytes(card, cfg.plan)) for card in cfg.plan.gpus}
 
 
 def _record(

@@ -48,7 +48,7 @@ IRRELEVANT = {
         *("max_cost", "price", "prices", "batch_discount"),
     ),
     "measure": ("name",),
-    "plan": ("name", "gpus", "tflops", "usd_per_hour"),
+    "plan": ("name", "gpus", "tflops", "usd_per_hour", "utilization", "score_tokens"),
 }
 # What may name a file or folder of the user's own, which counts by its contents.
 OWN = {

@@ -20,8 +20,7 @@ from qlora_repro.plan.breakdown import (
     training,
     weight_bytes,
 )
-from qlora_repro.plan.setting import Setting, setting
-from qlora_repro.plan.show import card_bytes
+from qlora_repro.plan.setting import Setting, card_bytes, setting
 from qlora_repro.plan.stage import predicted
 from qlora_repro.quant.measure import storage
 

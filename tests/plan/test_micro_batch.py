@@ -15,8 +15,8 @@ from qlora_repro.plan.micro_batch import (
     relative_time,
     settle_micro_batch,
 )
-from qlora_repro.plan.setting import setting
-from qlora_repro.plan.show import card_bytes, card_line
+from qlora_repro.plan.setting import card_bytes, setting
+from qlora_repro.plan.show import card_line
 from qlora_repro.plan.stage import chosen_by_card, foretold, predicted, predicted_peak
 from qlora_repro.store.identity import DECIDES, key
 

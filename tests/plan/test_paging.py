@@ -7,7 +7,8 @@ import pytest
 from qlora_repro.config import RunConfig
 from qlora_repro.errors import RunError
 from qlora_repro.plan.paging import Demand, moved, simulate
-from qlora_repro.plan.show import card_bytes, card_line, paging_lines
+from qlora_repro.plan.setting import card_bytes
+from qlora_repro.plan.show import card_line, paging_lines
 from qlora_repro.plan.stage import predicted
 
 Configured = Callable[..., RunConfig]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qlora_repro.config import RunConfig
+from qlora_repro.plan.operations import training_seconds
 from qlora_repro.plan.todo import todo
 from qlora_repro.store.runs import open_store
 
@@ -25,7 +26,7 @@ def test_training_is_scaled_by_its_rows_and_scores_by_nothing(
     where = f"results_dir={tmp_path}"
     cfg = configured("model=tiny", where, "train.max_steps=100", "seed=9")
     assert todo(cfg).seconds is None
-    assert todo(cfg).words().endswith("time unknown: no earlier cell is like it")
+    assert todo(cfg).words().endswith("without plan.tflops: no earlier cell is like it")
     for name, steps, seconds in (("a", 10, 20.0), ("b", 20, 80.0), ("c", 10, 30.0)):
         past = configured("model=tiny", where, f"train.max_steps={steps}")
         earlier(tmp_path, name, past, stage="train", seconds=seconds)
@@ -48,3 +49,38 @@ def test_cells_of_the_same_data_type_count_alone_where_there_are_any(
     assert todo(configured("model=tiny", where, "train.max_steps=10")).seconds == 50
     fp4 = configured("model=tiny", where, "train.max_steps=10", "dtype=fp4")
     assert todo(fp4).seconds == 30
+
+
+def test_what_no_earlier_cell_tells_is_estimated_from_its_operations(
+    configured: Configured, tmp_path: Path
+) -> None:
+    words = ("model=llama_7b", "data=alpaca", f"results_dir={tmp_path}", "stages=[plan]")
+    cfg = configured(*words, "eval=mmlu", "plan.tflops=600", "plan.usd_per_hour=2")
+    left = todo(cfg)
+    seconds = training_seconds(cfg)
+    assert left.seconds is None
+    assert left.estimate == seconds
+    assert left.left_out == ["scores before tuning", "scores after tuning"]
+    assert seconds is not None
+    text = left.words(2)
+    assert f"about {seconds / 3600:.1f} GPU-hours, {seconds / 1800:,.0f} USD: an estimate" in text
+    assert text.endswith("scores after tuning (plan.score_tokens=N counts them)")
+    whole = todo(configured(*words, "eval=mmlu", "plan.tflops=600", "plan.score_tokens=10000000"))
+    assert whole.left_out == []
+    assert whole.estimate is not None
+    assert whole.estimate > seconds
+
+
+def test_an_earlier_cell_takes_the_place_of_the_estimate(
+    configured: Configured, tmp_path: Path
+) -> None:
+    words = ("model=llama_7b", "data=alpaca", f"results_dir={tmp_path}", "eval=mmlu")
+    cfg = configured(*words, "plan.tflops=600")
+    past = configured(*words, "train.max_steps=10", "train.batch_size=16")
+    earlier(tmp_path, "a", past, stage="train", seconds=160.0)
+    left = todo(cfg)
+    rows = cfg.train.max_steps * cfg.train.batch_size
+    assert left.estimate == pytest.approx(rows)  # a second a row, as in the earlier cell
+    earlier(tmp_path, "a", past, stage="0123", seconds=7.0)
+    assert todo(cfg).estimate is None
+    assert todo(cfg).seconds == pytest.approx(rows + 14)

@@ -1,0 +1,121 @@
+"""Operations against torch's own count, and a time against the paper's day for 65B."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from qlora_repro.config import RunConfig
+from qlora_repro.live import Live
+from qlora_repro.model.checkpointing import NEW, OLD
+from qlora_repro.plan.architecture import Architecture, architecture
+from qlora_repro.plan.operations import (
+    count_products,
+    scoring_operations,
+    scoring_seconds,
+    share_of_rate,
+    text_tokens,
+    training_operations,
+    training_seconds,
+)
+from qlora_repro.plan.setting import Setting, setting
+
+Configured = Callable[..., RunConfig]
+LENGTH = 128
+DAY = 86_400  # s
+A6000 = 155  # TFLOP/s of dense products in 16 bits, as NVIDIA states
+
+
+def counted(model: Any, *, backward: bool) -> int:
+    """Return the operations that torch counts in a pass over one row."""
+    ids = torch.randint(4, 500, (1, LENGTH), generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        loss = model(input_ids=ids, labels=ids).loss
+        if backward:
+            loss.backward()
+    total: int = counter.get_total_flops()
+    return total
+
+
+def planned(cfg: RunConfig) -> tuple[Architecture, Setting, Any]:
+    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    return sizes, replace(setting(cfg), length=LENGTH, predicted=LENGTH), adapted
+
+
+@pytest.mark.parametrize(
+    "words", [("lora=all",), ("lora=qv",), ("lora=none", "train=full")], ids=lambda w: w[0]
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_takes_the_operations_that_torch_counts(
+    words: tuple[str, ...], checkpointing: bool, configured: Configured, tmp_path: Path
+) -> None:
+    plain = ("model=tiny", "dtype=bf16", "dq=false", "lora.fused=false", "lora.dropout=0")
+    cfg = configured(*plain, *words, f"train.gradient_checkpointing={checkpointing}")
+    model: Any = Live(cfg, tmp_path).trainable().model.train()
+    if checkpointing:
+        name = NEW if hasattr(model, f"{NEW}_enable") else OLD
+        getattr(model, f"{name}_enable")({"use_reentrant": False})
+    attention = (3 + checkpointing) * count_products(*planned(cfg)).attention
+    predicted = training_operations(*planned(cfg)) - attention  # which torch counts on GPUs alone
+    # The first block's inputs want no gradient, which is a part of two blocks and not of 32.
+    assert predicted == pytest.approx(counted(model, backward=True), rel=0.08)
+
+
+def test_scoring_takes_those_of_a_forward_pass(configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("model=tiny", "dtype=bf16", "dq=false", "lora.fused=false", "lora.dropout=0")
+    model = Live(cfg, tmp_path).trainable().model.eval()
+    sizes, asked, adapted = planned(cfg)
+    attention = count_products(sizes, asked, adapted).attention
+    predicted = scoring_operations(sizes, asked, adapted) - attention
+    assert predicted == counted(model, backward=False)
+
+
+def test_causal_attention_takes_half_of_what_torch_counts_for_all_pairs(
+    configured: Configured,
+) -> None:
+    cfg = configured("model=llama_7b")
+    shape = (1, 32, LENGTH, 128)  # heads, tokens, width
+    every = 32 * sdpa_flop_count(shape, shape, shape)
+    assert count_products(*planned(cfg)).attention == every // 2
+
+
+def test_a_run_takes_its_rows_over_the_rate_that_the_card_reaches(configured: Configured) -> None:
+    words = ("model=llama_65b", "data=oasst1", "train.max_steps=1875", "train.batch_size=16")
+    cfg = configured(*words, f"plan.tflops={A6000}")
+    sizes, adapted = architecture(cfg.model, "all", layers=None)
+    each = training_operations(sizes, setting(cfg), adapted)
+    assert each == pytest.approx(6 * 65e9 * 528, rel=0.05)  # forward twice, backward once
+    seconds = training_seconds(cfg)
+    assert seconds == pytest.approx(30_000 * each / (A6000 * 1e12 * 0.35))
+    assert 0.7 < DAY / seconds < 0.8  # the paper's day, if rows have so much of their full length
+
+
+def test_without_a_rate_there_is_no_time(configured: Configured) -> None:
+    cfg = configured("model=llama_7b", "data=alpaca")
+    assert cfg.plan.tflops is None
+    assert training_seconds(cfg) is None
+    assert scoring_seconds(cfg) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "share"), [(135e6, 0.1), (3e9, 0.25), (65e9, 0.35), (2e12, 0.35)]
+)
+def test_the_share_of_the_rate_grows_with_the_model(
+    params: float, share: float, configured: Configured
+) -> None:
+    assert share_of_rate(round(params), configured().plan) == share
+
+
+def test_a_text_is_scored_in_windows_that_may_overlap(
+    configured: Configured, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("text")
+    words = ("eval=perplexity", f"eval.perplexity_file={tmp_path / 'text'}")
+    cfg = configured(*words, "eval.perplexity_tokens=1000", "eval.perplexity_window=100")
+    assert text_tokens(cfg.eval) == 1000
+    assert text_tokens(replace(cfg.eval, perplexity_stride=25)) == 4000
+    assert text_tokens(replace(cfg.eval, perplexity_tokens=None)) == 0

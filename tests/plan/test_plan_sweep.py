@@ -1,0 +1,76 @@
+"""The table of a planned sweep: what tells its rows apart, the time, and how it fits a terminal."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from qlora_repro.config import RunConfig
+from qlora_repro.finished import describe
+from qlora_repro.plan.show import PlannedCell, sweep_table
+from qlora_repro.plan.stage import predicted
+from qlora_repro.plan.todo import todo
+
+Configured = Callable[..., RunConfig]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def shown(configured: Configured, tmp_path: Path) -> Callable[..., str]:
+    """Return Table 4's cells of 65B as a terminal of 80 columns shows them."""
+
+    def show(*words: str) -> str:
+        names = [(dtype, data) for dtype in ("bf16", "nf4") for data in ("alpaca", "flan_v2")]
+        cells = [
+            configured(
+                *("model=llama_65b", f"dtype={dtype}", f"data={data}", "eval=mmlu"),
+                *("stages=[plan]", f"results_dir={tmp_path}", *words),
+            )
+            for dtype, data in names
+        ]
+        labels = [PlannedCell(label=describe(cfg), plan=cfg.plan) for cfg in cells]
+        console = Console(width=80, file=io.StringIO(), record=True)
+        console.print(sweep_table(list(map(predicted, cells)), list(map(todo, cells)), labels))
+        return console.export_text()
+
+    return show
+
+
+def test_a_row_names_the_dataset_and_fits_one_line(shown: Callable[..., str]) -> None:
+    rows = [line for line in shown().splitlines() if line.startswith("│")]
+    assert len(rows) == 4
+    assert [row.split("│")[1].strip() for row in rows] == [
+        *("bf16, alpaca", "bf16, flan_v2", "nf4 + dq, alpaca", "nf4 + dq, flan_v2"),
+    ]
+
+
+def test_without_a_rate_the_setting_that_estimates_is_named_once(shown: Callable[..., str]) -> None:
+    text = " ".join(shown().split())
+    assert text.count("plan.tflops") == 1
+    assert "time unknown for 4: no earlier cell is like them; plan.tflops=RATE" in text
+
+
+def test_with_a_rate_hours_and_price_are_summed_and_marked(shown: Callable[..., str]) -> None:
+    text = " ".join(shown("plan.tflops=600", "plan.usd_per_hour=2.5").split())
+    assert text.count("~") == 5  # four rows and the line that says what it means
+    assert "GPU-hours in all, " in text
+    assert "an estimate (~) at 600 TFLOP/s, rows at full length; left out: scores after" in text
+    assert " USD" in text
+    assert " USD" not in shown("plan.tflops=600")
+
+
+def test_the_command_names_what_tells_its_cells_apart(tmp_path: Path) -> None:
+    words = ["-m", "model=llama_7b", "data=alpaca,flan_v2", "stages=[plan]", "eval=mmlu"]
+    done = subprocess.run(
+        [sys.executable, "run.py", *words, f"results_dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    table = done.stdout.partition("a row a cell")[2]
+    assert "│ alpaca " in table
+    assert "│ flan_v2 " in table

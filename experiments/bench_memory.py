@@ -30,6 +30,7 @@ SETTINGS = {
     "nf4 + dq": ("dtype=nf4", "dq=true", "train.gradient_checkpointing=false"),
     "nf4 + dq, checkpointed": ("dtype=nf4", "dq=true", "train.gradient_checkpointing=true"),
 }
+FLOAT32 = "dtype.compute_dtype=float32"  # on every processor
 STEPS = 2  # the optimizer's states are there from the second on
 TARGET = 0.15  # of the measured growth
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers for mallopt
@@ -71,8 +72,8 @@ def measure(name: str, *, batch: int, length: int, kept: bool) -> Growth:
     size = (f"train.batch_size={batch}", f"train.micro_batch_size={batch}", "train.save_steps=0")
     targets = f"data.max_target_len={length // 4}"
     words = (*SETTINGS[name], *size, targets, f"train.max_steps={STEPS}")
-    _train(configuration(("model=tiny", *words)), length=length, kept=kept)
-    cfg = configuration(("model=smollm2_135m", *words))
+    _train(configuration(("model=tiny", FLOAT32, *words)), length=length, kept=kept)
+    cfg = configuration(("model=smollm2_135m", FLOAT32, *words))
     before = resident("VmRSS")
     loaded = _train(cfg, length=length, kept=kept)
     return Growth(

@@ -1,12 +1,13 @@
-"""Training speed in real tokens/s: this code against BF16 LoRA and against a plain script.
+"""Training speed in real tokens/s: against BF16 LoRA, a plain script and TRL's SFTTrainer.
 
     python -m experiments.bench_training [--rounds 3] [--steps 16]
 
-Every arm trains the embedded model on the same ragged procedural rows, in the same batch size,
-with the same LoRA and in the same float32 arithmetic. A token is real when it is not padding. Each
-measurement is a process of its own, so that peak memory is that of the arm. The arms take turns,
-and each step counts with its fastest time over the rounds: an arm's steps are the same in every
-round, so what other processes took from the machine drops out.
+Every arm trains the embedded model on the same ragged procedural rows, in the same batch size and
+with the same LoRA, in float32; where the processor multiplies bfloat16 natively, some in that too.
+TRL is an extra, pip install -c constraints.txt -e '.[trl]'; its arms are left out without. A token
+is real when it is not padding. Each measurement is a process of its own, so that peak memory is
+that of the arm. The arms take turns, and each step counts with its fastest time over the rounds: an
+arm's steps are the same in every round, so what other processes took from the machine drops out.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +34,31 @@ class Arm:
     """One way to train."""
 
     title: str
-    plain: bool  # the plain script
+    how: str  # ours, plain (the plain script) or trl
     overrides: tuple[str, ...]  # of the configuration
+    dtype: str = "float32"  # what it computes in
 
 
+NF4, LORA_16 = ("dtype=nf4", "dq=true"), ("dtype=bf16", "dq=false")
+SIMULATED = (*NF4, "dtype.backend=simulated")
+BF16 = "bfloat16"
 ARMS = {
-    "a": Arm("plain script, NF4 + DQ", True, ("dtype=nf4", "dq=true")),
-    "b": Arm("plain script, 16-bit LoRA", True, ("dtype=bf16", "dq=false")),
-    "c": Arm("ours, BF16 LoRA", False, ("dtype=bf16", "dq=false")),
-    "d": Arm("ours, NF4 + DQ, bnb", False, ("dtype=nf4", "dq=true")),
-    "e": Arm(
-        "ours, NF4 + DQ, simulated", False, ("dtype=nf4", "dq=true", "dtype.backend=simulated")
-    ),
+    "a": Arm("plain script, NF4 + DQ", "plain", NF4),
+    "b": Arm("plain script, 16-bit LoRA", "plain", LORA_16),
+    "c": Arm("ours, BF16 LoRA", "ours", LORA_16),
+    "d": Arm("ours, NF4 + DQ, bnb", "ours", NF4),
+    "e": Arm("ours, NF4 + DQ, simulated", "ours", SIMULATED),
+    "f": Arm("TRL, NF4 + DQ", "trl", NF4),
+    "g": Arm("TRL, NF4 + DQ, in bfloat16", "trl", NF4, BF16),
+    "h": Arm("ours, NF4 + DQ, bnb, in bfloat16", "ours", NF4, BF16),
+    "i": Arm("ours, NF4 + DQ, simulated, in bfloat16", "ours", SIMULATED, BF16),
 }
 # (arm, baseline, what the ratio must reach; None: told, no target)
-RATIOS = (("d", "a", 1.5), ("e", "b", 1.5), ("c", "b", 1.5), ("d", "c", None), ("e", "c", 0.95))
+RATIOS = (
+    *(("d", "a", 1.5), ("e", "b", 1.5), ("c", "b", 1.5), ("d", "c", None), ("e", "c", 0.95)),
+    *(("d", "f", 1.8), ("e", "f", None), ("h", "g", 2.2), ("i", "g", None)),
+    *(("h", "d", None), ("i", "e", None)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +85,21 @@ def measure(name: str, *, steps: int) -> Measured:
     """Train one arm for so many steps, after one step of warming up on other rows."""
     import torch
 
-    from experiments.plain_script import plain_model, train_plainly
+    from experiments.plain_script import plain_model
     from experiments.step_clock import StepClock
     from qlora_repro.data.sources import examples
     from qlora_repro.train.memory import MemoryPeak
     from qlora_repro.train.stage import encoded
 
     arm = ARMS[name]
-    cfg = configuration((*COMMON, *arm.overrides, f"train.max_steps={steps}"))
-    model, tokenizer = (plain_model if arm.plain else our_model)(cfg)
+    how = (f"dtype.compute_dtype={arm.dtype}", f"train.max_steps={steps}")
+    cfg = configuration((*COMMON, *arm.overrides, *how))
+    model, tokenizer = (our_model if arm.how == "ours" else plain_model)(cfg)
     size = cfg.train.batch_size
     rows = encoded(examples(cfg.data), tokenizer, model=cfg.model, cfg=cfg.data)
     timed, warming = rows[: steps * size], rows[-size:]
     peak = MemoryPeak(next(model.parameters()).device)
-    run = train_plainly if arm.plain else train_as_we_do
+    run = training(arm.how)
     run(cfg, model, tokenizer, warming, watch=[])
     torch.manual_seed(0)
     clock = StepClock()
@@ -102,6 +115,30 @@ def measure(name: str, *, steps: int) -> Measured:
         computed=sum(counted),
         peak_memory=peak.bytes(),
     )
+
+
+def training(how: str) -> Callable[..., None]:
+    """Return what trains a model over rows, as an arm's `how` names it."""
+    if how == "ours":
+        return train_as_we_do
+    if how == "trl":
+        from experiments.trl_script import train_with_trl
+
+        return train_with_trl
+    from experiments.plain_script import train_plainly
+
+    return train_plainly
+
+
+def left_out(arm: Arm) -> str:
+    """Return why an arm cannot be measured here; empty where it can."""
+    from qlora_repro.arithmetic import native_dtype
+
+    if arm.how == "trl" and find_spec("trl") is None:
+        return "TRL is not installed; pip install -c constraints.txt -e '.[trl]'"
+    if arm.dtype == BF16 and native_dtype("auto") != BF16:
+        return "this processor emulates bfloat16"
+    return ""
 
 
 def configuration(overrides: Sequence[str]) -> Any:
@@ -147,7 +184,7 @@ def measured_apart(name: str, *, steps: int, folder: Path) -> Measured:
     result = folder / "measured.json"
     command = [sys.executable, "-m", "experiments.bench_training"]
     words = [*command, "--arm", name, "--result", str(result), "--steps", str(steps)]
-    ours = {} if ARMS[name].plain else {"GOMP_SPINCOUNT": "2000"}  # as run.py sets it
+    ours = {"GOMP_SPINCOUNT": "2000"} if ARMS[name].how == "ours" else {}  # as run.py sets it
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | ours)
     if done.returncode:
         say(done.stdout, done.stderr)
@@ -173,6 +210,8 @@ def show(rounds: dict[str, list[Measured]]) -> None:
     for heading in ("", "of", "to", "ratio", "target"):
         table.add_column(heading)
     for arm, baseline, target in RATIOS:
+        if not {arm, baseline} <= rounds.keys():
+            continue
         ratio = best(rounds[arm]) / best(rounds[baseline])
         verdict = ""
         if target is not None:
@@ -194,10 +233,13 @@ def main() -> None:
         asked.result.write_text(json.dumps(asdict(measure(asked.arm, steps=asked.steps))))
         return
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
-    rounds: dict[str, list[Measured]] = {name: [] for name in ARMS}
+    arms = {name: arm for name, arm in ARMS.items() if not left_out(arm)}
+    for name in ARMS.keys() - arms.keys():
+        say(f"{name}, {ARMS[name].title}: left out: {left_out(ARMS[name])}")
+    rounds: dict[str, list[Measured]] = {name: [] for name in arms}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, asked.rounds + 1):
-            for name, arm in ARMS.items():
+            for name, arm in arms.items():
                 rounds[name].append(measured_apart(name, steps=asked.steps, folder=Path(folder)))
                 speed = rounds[name][-1].speed
                 say(f"round {number}/{asked.rounds}: {arm.title}: {speed:.0f} real tokens/s")

@@ -37,7 +37,8 @@ OmegaConf.register_new_resolver("native_dtype", native_dtype, use_cache=True, re
 
 def settle_compute_dtype(cfg: DictConfig) -> None:
     """Write what `auto` means into a configuration that Hydra composed."""
-    if OmegaConf.select(cfg, "dtype.compute_dtype") != AUTO:
+    asked = OmegaConf.select(cfg, "dtype.compute_dtype", throw_on_resolution_failure=False)
+    if asked != AUTO:
         return
     if cfg.dtype.name == "fp32":
         cfg.dtype.compute_dtype = "float32"

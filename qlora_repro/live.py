@@ -20,9 +20,10 @@ from qlora_repro.model.device import (
     return_freed_memory,
     why_no_gpu,
 )
-from qlora_repro.model.load import Loaded, load_base, load_trained
+from qlora_repro.model.load import Loaded, load_base, load_empty, load_trained
 from qlora_repro.model.quiet import quiet
 from qlora_repro.plan.architecture import architecture
+from qlora_repro.ranks import rank
 from qlora_repro.store.done import ADAPTER, MODEL
 from qlora_repro.store.identity import key
 from qlora_repro.train.checkpoint import publish
@@ -72,21 +73,19 @@ class Live:
         return self.loaded
 
     def begin_training(self) -> None:
-        """Load a base that is to be sharded anew: in the host's memory, where all of it fits."""
+        """Load a base that is to be sharded anew: in rank 0's host memory, empty in the others."""
         if not self.cfg.train.sharded:
             return
         self.release()
         announce_cpu(self.cfg.model)
         say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}, to be divided")
-        model, dtype = self.cfg.model, self.cfg.dtype
-        loaded = load_base(
-            replace(model, device="cpu"),
-            dtype,
-            dq=self.cfg.dq,
-            seed=self.cfg.seed,
-            storage=getattr(torch, dtype.compute_dtype),  # one type all through, as FSDP likes it
-        )
-        device = str(resolve_device(model.device))  # where its parts will be
+        model, dtype = replace(self.cfg.model, device="cpu"), self.cfg.dtype
+        storage = getattr(torch, dtype.compute_dtype)  # one type all through, as FSDP likes it
+        if rank() > 0:
+            loaded = load_empty(model, dtype, dq=self.cfg.dq, storage=storage)
+        else:
+            loaded = load_base(model, dtype, dq=self.cfg.dq, seed=self.cfg.seed, storage=storage)
+        device = str(resolve_device(self.cfg.model.device))  # where its parts will be
         self.loaded = replace(loaded, origin=loaded.origin | {"device": device})
 
     def end_training(self) -> None:

@@ -137,13 +137,26 @@ def dequantized_weight(module: nn.Module) -> Tensor:
     return weight
 
 
+def place_shells(model: PreTrainedModel, config: Any) -> None:
+    """Put bitsandbytes' layers, still empty, into a model on the meta device, for later weights.
+
+    `config` is what `quantization_config` returns.
+    """
+    _before_loading(model, config)
+    _mark(model, config.layout)
+
+
 def _declare(model: nn.Module, layout: Layout) -> None:
+    _mark(model, layout)
+    refuse_misread(model)
+
+
+def _mark(model: nn.Module, layout: Layout) -> None:
     """Tell peft which layers to look for, and the Trainer not to move or cast the model."""
     marked: Any = model
     marked.quantization_method = QuantizationMethod.BITS_AND_BYTES
     setattr(marked, "is_loaded_in_4bit" if layout.four_bit else "is_loaded_in_8bit", True)
     disarm(model)
-    refuse_misread(model)
 
 
 def _before_loading(model: PreTrainedModel, config: Any) -> None:

@@ -162,6 +162,11 @@ class OneDevice(TrainingArguments):
         """At most 1: with more the Trainer would multiply the batch and wrap in DataParallel."""
         return min(1, int(super().n_gpu))
 
+    @property
+    def place_model_on_device(self) -> bool:
+        """False: it is there already, and one in shards or spread over cards must stay there."""
+        return False
+
 
 def arguments(cfg: TrainConfig, job: Job, *, optim: str, device: torch.device) -> TrainingArguments:
     """Return the Trainer's arguments: the paper's settings, and nothing that talks or guesses."""

@@ -1,8 +1,8 @@
 """The one model of a cell: loaded when a stage first needs it, adapted once, let go at the end."""
 
 import gc
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from qlora_repro.model.device import (
 from qlora_repro.model.load import Loaded, load_base, load_empty, load_trained
 from qlora_repro.model.quiet import quiet
 from qlora_repro.plan.architecture import architecture
-from qlora_repro.ranks import rank
+from qlora_repro.ranks import processes, rank
 from qlora_repro.store.done import ADAPTER, MODEL
 from qlora_repro.store.identity import key
+from qlora_repro.together import in_step, together
 from qlora_repro.train.checkpoint import publish
+from qlora_repro.train.shards import shard
 
 LARGE = 3e9  # parameters: beyond that a CPU takes minutes a token
 
@@ -62,14 +64,56 @@ class Live:
         self.loaded: Loaded | None = None
         self.sites: dict[str, str] = {}  # adapted module -> role
         self.adapted = False
+        self.divided = False  # in shards: no process can use it alone
         self.name = f"{key(cfg, 'untuned')} {cfg.model.device}"  # of the base
         keep_freed_memory()
 
     def base(self) -> Loaded:
         """Return the untuned model; it must be asked for before the tuned one."""
+        if self.divided:
+            self.release()
         assert not self.adapted, "the base was adapted already"
         if self.loaded is None:
             self.loaded = BASE.take(self.name) or self._load()
+        return self.loaded
+
+    @property
+    def divides(self) -> bool:
+        """Whether the base is too large for a process alone, which works on it with the others."""
+        return self.cfg.train.sharded and processes() > 1
+
+    def in_step(self) -> AbstractContextManager[None]:
+        """Enclose scoring and answering: where the base divides, what fails here fails for all."""
+        return in_step() if self.divides else nullcontext()
+
+    def to_score(self, *, tuned: bool) -> Loaded:
+        """Return the untuned or the tuned model, to be scored or asked.
+
+        One that divides is not ready yet: `divide` it, in all processes.
+        """
+        if not self.divides:
+            return self.tuned() if tuned else self.base()
+        self.begin_training()
+        loaded = self.base()
+        if not tuned:
+            loaded.model.requires_grad_(False)
+            return loaded
+        folder = str(self.folder / ADAPTER)
+        return self._adapted(PeftModel.from_pretrained(loaded.model, folder, is_trainable=True))
+
+    def divide(self, work: str, *, tuned: bool) -> Loaded:
+        """Return the model of `to_score`, in shards where it divides; the other ranks work along.
+
+        `work` is score or answer.
+        """
+        assert self.loaded is not None
+        if self.divides:
+            if rank() == 0:
+                together().order({"work": work, "config": asdict(self.cfg), "tuned": tuned})
+            device = resolve_device(self.cfg.model.device)
+            together().meet(device)
+            shard(self.loaded.model, device)
+            self.divided = True
         return self.loaded
 
     def begin_training(self) -> None:
@@ -91,7 +135,7 @@ class Live:
     def end_training(self) -> None:
         """Let go of a model in shards, which no process can use alone; `tuned` reads it back."""
         if self.cfg.train.sharded:
-            self.loaded, self.adapted = None, False
+            self.release()
 
     def _load(self) -> Loaded:
         announce_cpu(self.cfg.model)
@@ -125,6 +169,8 @@ class Live:
 
     def tuned(self) -> Loaded:
         """Return the model with the trained weights of this run, from memory or from the store."""
+        if self.divided:
+            self.release()
         if self.adapted and self.loaded is not None:
             return self.loaded
         if self.cfg.full_finetuning:
@@ -165,6 +211,6 @@ class Live:
         alone = not (self.cfg.full_finetuning or self.cfg.train.sharded)
         if keep and self.loaded is not None and alone:
             BASE.give_back(self.name, self.loaded)
-        self.loaded = None
+        self.loaded, self.adapted, self.divided = None, False, False
         gc.collect()
         return_freed_memory()

@@ -33,7 +33,7 @@ from qlora_repro.together import in_step, together
 from qlora_repro.tracker import Tracker
 from qlora_repro.train.checkpoint import CHECKPOINTS
 from qlora_repro.train.loop import Job, TrainResult, train
-from qlora_repro.train.shards import leave_frozen, shard
+from qlora_repro.train.shards import leave_frozen, train_in_shards
 from qlora_repro.train.stage import NoteProgress, TrackLoss, collator, encoded, optimizer_note
 
 
@@ -87,7 +87,7 @@ def train_cell(cell: Cell, live: Live, rows: list[Example], tracker: Tracker) ->
     job = _job(cell, loaded, encoded_rows, watch)
     with in_step():
         if processes() > 1:
-            together().order(asdict(cfg))
+            together().order({"work": "train", "config": asdict(cfg)})
         outcome = _train(cfg, loaded.model, job)
     folder.drop(
         TRAINED, "metrics-*", "generations-*", "judgments-*"
@@ -128,7 +128,7 @@ def _train(cfg: RunConfig, model: Any, job: Job) -> TrainResult:
         device = resolve_device(cfg.model.device)
         together().meet(device)
         if cfg.train.sharded:
-            shard(model, device, compute_dtype=getattr(torch, cfg.dtype.compute_dtype))
+            train_in_shards(model, device, compute_dtype=getattr(torch, cfg.dtype.compute_dtype))
         else:
             leave_frozen(model)
     return train(model, job, cfg=cfg.train)

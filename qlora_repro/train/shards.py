@@ -24,14 +24,14 @@ from torch.distributed.tensor import DTensor
 from qlora_repro.errors import ModelError
 
 
-def shard(model: Any, device: torch.device, *, compute_dtype: torch.dtype) -> None:
-    """Divide the frozen weights of a model with adapters among the processes, on `device`.
+def shard(model: Any, device: torch.device) -> None:
+    """Divide the frozen weights of a model, with adapters or without, among processes, on `device`.
 
     Rank 0's model is in the host's memory, and the others' on the meta device: a block at a time
-    goes to the GPUs. There the forward pass computes in `compute_dtype`. Raises ModelError for an
-    architecture that does not say what its blocks are.
+    goes to the GPUs. From then on the processes compute together: each forward pass is one of all.
+    Raises ModelError for an architecture that does not say what its blocks are.
     """
-    inner = model.get_base_model()
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = set(getattr(inner, "_no_split_modules", None) or ())
     blocks = [module for module in inner.modules() if type(module).__name__ in names]
     if not blocks:
@@ -46,8 +46,15 @@ def shard(model: Any, device: torch.device, *, compute_dtype: torch.dtype) -> No
             pass
         fully_shard(module, mesh=mesh, ignored_params=set(learning))
     inner.hf_device_map = {"": str(device)}
-    for weight in learning:
-        weight.register_post_accumulate_grad_hook(_average)
+    inner._is_fsdp_managed_module = True  # transformers' mark: answers end in all processes at once
+
+
+def train_in_shards(model: Any, device: torch.device, *, compute_dtype: torch.dtype) -> None:
+    """Shard a model with adapters for the Trainer; on GPUs the forward pass has `compute_dtype`."""
+    shard(model, device)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(_average)
     if device.type != "cpu" and compute_dtype != torch.float32:
         model.forward = torch.autocast(device.type, dtype=compute_dtype)(model.forward)
     model._is_accelerate_prepared = True  # or accelerate wraps it in DDP, which refuses shards

@@ -17,7 +17,7 @@ from ranked import Ranks
 from running import PATIENCE, RUN, environment
 from torch.distributed.tensor import DTensor
 
-from qlora_repro import live, pipeline, training
+from qlora_repro import chat, live, pipeline, training
 from qlora_repro.errors import LackOfMemory
 from qlora_repro.replay import compare
 from qlora_repro.train import shards
@@ -120,7 +120,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[Any] = []
-    load, shard, divide = live.load_base, training.shard, shards.fully_shard
+    load, shard, divide = live.load_base, shards.shard, shards.fully_shard
 
     def loading(*words: Any, **named: Any) -> Any:
         with (tmp_path / "read").open("a") as file:
@@ -139,7 +139,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
         return divide(module, **named)
 
     monkeypatch.setattr(live, "load_base", loading)
-    monkeypatch.setattr(training, "shard", sharding)
+    monkeypatch.setattr(shards, "shard", sharding)
     monkeypatch.setattr(shards, "fully_shard", dividing)
     ranks = Ranks(tmp_path, *TRAINS, "train=fsdp", "train.max_steps=2")
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
@@ -148,6 +148,39 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
     assert 0 < first == second  # a block at a time; then the embeddings
     whole = int((tmp_path / "held by 0").read_text().split()[0])
     assert whole >= first + second + rest
+
+
+@pytest.mark.usefixtures("_as_on_gpus")
+def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noting(work: Any) -> Any:
+        def noted(model: Any, *words: Any, **named: Any) -> Any:
+            divided = sum(isinstance(weight, DTensor) for weight in model.parameters())
+            with (tmp_path / f"rank {os.environ.get('RANK')}").open("a") as file:
+                file.write(f"{work.__name__} {divided > 0}\n")
+            return work(model, *words, **named)
+
+        return noted
+
+    monkeypatch.setattr(pipeline, "score", noting(pipeline.score))
+    monkeypatch.setattr(chat, "generate", noting(chat.generate))
+    asks = ("stages=[train,eval,generate]", "generate=procedural", "generate.limit=3")
+    words = (*SMALL, *asks, "generate.max_new_tokens=4", "train.max_steps=2", "eval.rouge=true")
+    words = (*words, "data.holdout=8", "eval.max_new_tokens=4")
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    for folder in (alone, many):
+        folder.mkdir()
+    assert fork(alone, *words).end() == 0
+    ranks = Ranks(many, *words, "train=fsdp")
+    assert ranks.end() == {0: 0, 1: 0}, ranks.output(0) + ranks.output(1)
+    for rank in range(2):
+        noted = (tmp_path / f"rank {rank}").read_text()
+        assert noted == "score True\nscore True\ngenerate True\n"
+    for one, other in zip(folders(alone), folders(many), strict=True):
+        differing = [found for found in compare(one, other) if found.largest >= CLOSE]
+        assert [found.file for found in differing if not found.file.startswith("adapter")] == []
+        assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
 @pytest.mark.slow

@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup browser run test check fix bench test-gpu
+.PHONY: help setup browser run test check fix bench test-gpu gpu-report offline-kit
 
 help: ## Print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv with every pinned version (a second call does nothing)
 
@@ -53,5 +53,14 @@ bench: setup ## Measure speed and memory of training and quantizing, as ratios t
 	$(BIN)/python -m experiments.bench_audit
 	$(BIN)/python -m experiments.bench_sweep
 
-test-gpu: setup ## The tests that need CUDA
-	$(BIN)/python -m pytest -m gpu
+test-gpu: setup ## The tests that need CUDA, one after the other
+	$(BIN)/python -m pytest -n 0 -m gpu
+
+gpu-report: setup ## Measure this machine's GPU, some five minutes; python -m analysis gpu shows the results
+	$(BIN)/python -m experiments.benchmarks.gpu_report --out analysis/gpu
+
+KIT_PYTHON ?= 3.12
+KIT_CUDA ?= 130
+offline-kit: setup ## Wheels for a GPU machine without network: KIT_HAS=FILE lists what it has, as pip freeze prints
+	$(BIN)/python -m experiments.benchmarks.offline_kit --python $(KIT_PYTHON) --cuda $(KIT_CUDA) \
+		$(if $(KIT_HAS),--has $(KIT_HAS)) $(if $(KIT_ADD),--add $(KIT_ADD)) $(if $(KIT_OUT),--out $(KIT_OUT))

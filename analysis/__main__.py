@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from analysis.gpu_report import NONE_YET, REPORTS, WIDTH, find_reports, read_report, render_report
 from qlora_repro.console import interactive, say, sentence
 from qlora_repro.errors import ConfigError, QloraError, StoreError
+from qlora_repro.store.whole import write_whole
 
 if TYPE_CHECKING:
     from analysis.rebuild import Rebuilt
@@ -166,7 +168,29 @@ def status(asked: argparse.Namespace) -> None:
             view.update(table(runs(asked.results)), refresh=True)
 
 
-COMMANDS = (*(everything, report, tables, figures, audit, claims, publish, import_release, status),)
+def gpu(asked: argparse.Namespace) -> None:
+    """Show what make gpu-report measured, a card after the other."""
+    damaged: list[StoreError] = []
+    paths = find_reports(asked.results)
+    for path in paths:
+        try:
+            measured = read_report(path)
+        except StoreError as error:
+            damaged.append(error)
+            continue
+        say(render_report(measured, WIDTH))
+        written = asked.out / f"gpu_{path.parent.name or 'report'}.md"
+        write_whole(written, render_report(measured))
+        say(f"{written}: the same, its tables whole")
+    if not paths:
+        say(NONE_YET)
+    if damaged:
+        raise StoreError("; ".join(map(str, damaged)))
+
+
+COMMANDS = (
+    *(everything, report, tables, figures, audit, claims, publish, import_release, status, gpu),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -182,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
             to = RESULTS if run is publish else OUT
             one.add_argument("--out", type=Path, default=to, help="default: %(default)s")
         if run not in (audit, import_release):
-            there = RUNS if run in (status, publish) else RESULTS
+            there = {status: RUNS, publish: RUNS, gpu: REPORTS}.get(run, RESULTS)
             one.add_argument("--results", type=Path, default=there, help="default: %(default)s")
         if run in (tables, figures):
             one.add_argument("names", nargs="*", metavar="NAME", help="default: all of them")

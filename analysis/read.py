@@ -1,6 +1,7 @@
 """The store as data frames: a row a record, beside what decided its run."""
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,43 @@ MANIFEST = "manifest.json"
 def manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (folder, manifest) of every run of a results folder, by name.
 
+    Of a model that ran in two arithmetics, the runs in the rarer one go by a name that says so.
+
     Raises StoreError when there is no such folder.
     """
     if not root.is_dir():
         raise StoreError(f"--results {root} is not a folder; name one that runs were written to")
-    for path in sorted(root.glob(f"*/{MANIFEST}")):
-        yield path.parent, read_document(path)
+    found = [(path.parent, read_document(path)) for path in sorted(root.glob(f"*/{MANIFEST}"))]
+    usual = _usual_arithmetic([manifest["decided_by"] for _, manifest in found])
+    for folder, manifest in found:
+        yield folder, manifest | {"decided_by": _naming_arithmetic(manifest["decided_by"], usual)}
+
+
+def _arithmetic(decided: dict[str, Any]) -> str | None:
+    """Return what a run computed in; None for dtype=fp32, which computes in nothing else."""
+    dtype: dict[str, Any] = decided.get("dtype", {})
+    return None if dtype.get("name") == "fp32" else dtype.get("compute_dtype")
+
+
+def _usual_arithmetic(decided: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return what most runs of each model computed in."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in decided:
+        if arithmetic := _arithmetic(one):
+            counts[one["model"]["name"]][arithmetic] += 1
+    return {model: counter.most_common(1)[0][0] for model, counter in counts.items()}
+
+
+def _naming_arithmetic(decided: dict[str, Any], usual: dict[str, str]) -> dict[str, Any]:
+    """Return a run's settings, its model named apart where it computed in another arithmetic.
+
+    So that no table compares the two: smollm2_135m is one model, and "smollm2_135m in bfloat16",
+    beside more runs in float32, another.
+    """
+    model, arithmetic = decided["model"], _arithmetic(decided)
+    if arithmetic in (None, usual.get(model["name"])):
+        return decided
+    return decided | {"model": model | {"name": f"{model['name']} in {arithmetic}"}}
 
 
 def facts(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -6,27 +6,52 @@ from pathlib import Path
 
 from qlora_repro import manifest
 from qlora_repro.config import RunConfig
-from qlora_repro.console import say
+from qlora_repro.console import note, say
+from qlora_repro.data.prompts import find
 from qlora_repro.data.questions import questions
+from qlora_repro.data.room import describe_shortened, fit_prompts
 from qlora_repro.errors import ConfigError
 from qlora_repro.finished import SKIPPED
-from qlora_repro.generate import generate
+from qlora_repro.generate import generate, position_limit
 from qlora_repro.judge import stage as judging
 from qlora_repro.judge.outcome import Standing
 from qlora_repro.judge.request import check, read_key
 from qlora_repro.live import Live
+from qlora_repro.model.description import load_description
 from qlora_repro.store.done import Cell, find_cell
 from qlora_repro.store.identity import decisive
 from qlora_repro.store.runs import Store, open_store
 
 
 def foresee(cell: Cell) -> None:
-    """Refuse a judge that lacks its key now, and not after hours of training; ConfigError."""
+    """Refuse now, and not after hours of training, what the answers and their judge will need.
+
+    Raises ConfigError for a template that is none and for a judge that lacks its key, DataError for
+    a question that the model cannot be asked. Says how many answers have less room than asked for.
+    """
+    if "generate" in cell.cfg.stages and not cell.answered(tuned=cell.trains):
+        _foresee_rooms(cell.cfg)
     judge = cell.cfg.judge
     begins = set(cell.missing()) - {"judge"}  # verdicts in the store need no key
     if "judge" in cell.cfg.stages and judge.kind == "openai" and begins:
         check(judge)
         read_key(judge)
+
+
+def _foresee_rooms(cfg: RunConfig) -> None:
+    """Fit every prompt into the model, whose weights are not read yet."""
+    find(cfg.generate.template)
+    tokenizer, config = load_description(cfg.model)
+    most, positions = cfg.generate.max_new_tokens, position_limit(config)
+    fitted = fit_prompts(
+        questions(cfg.generate),
+        tokenizer,
+        template=cfg.generate.template,
+        max_new_tokens=most,
+        positions=positions,
+    )
+    if shortened := describe_shortened(fitted, max_new_tokens=most, positions=positions):
+        note(shortened)
 
 
 def answer(cell: Cell, live: Live, *, tuned: bool) -> None:
@@ -62,7 +87,9 @@ def answer(cell: Cell, live: Live, *, tuned: bool) -> None:
     folder.write_json(f"settings-{digest}.json", decisive(cfg, stage))
     manifest.origin(cfg, folder, digest, live=live, began=began)
     folder.write(name, written)
-    say(f"answers lie in {folder.path / name}")
+    short = sum(bool(answer.room or answer.cut) for answer in written)
+    less = f"; {short} of {len(written)} after a prompt too long for a whole one" if short else ""
+    say(f"answers lie in {folder.path / name}{less}")
 
 
 def answer_along(cfg: RunConfig, *, tuned: bool) -> None:

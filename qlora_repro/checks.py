@@ -14,6 +14,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from qlora_repro.arithmetic import AUTO, settle_compute_dtype
 from qlora_repro.config import BNB_BLOCKSIZES, BNB_DTYPES, FULL_PRECISION, RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.presets import check_epochs, check_scale, settle_classes
@@ -34,7 +35,8 @@ CHOICES: dict[str, Sequence[str]] = {
         *("af4", "af4_l1", *(f"{kind}{k}" for kind in ("int", "nf") for k in range(2, 9))),
     ),
     "dtype.scales": ("dynamic8", "fp8_e4m3"),
-    "dtype.compute_dtype": ("bfloat16", "float16", "float32"),
+    "dtype.compute_dtype": (AUTO, "bfloat16", "float16", "float32"),
+    "model.attention": ("auto", "sdpa"),
     "model.kind": ("causal", "seq2seq", "classification"),
     "model.source": ("hub", "local", "embedded", "random"),
     "train.optim": (
@@ -75,6 +77,7 @@ AT_LEAST: dict[int, Sequence[str]] = {  # null passes where a setting may be nul
     2: ("data.max_target_len", "eval.perplexity_tokens", "eval.perplexity_window"),
 }
 BELOW: dict[str, int] = {"lora.dropout": 1, "data.wrong": 1, "train.beta2": 1, "seed": SEED_END}
+MAY_BE_AUTO = ("train.micro_batch_size", "train.gradient_checkpointing")  # the planner chooses
 TYPES = {  # as a sentence names them
     "None": "null",
     "bool": "true or false",
@@ -89,6 +92,7 @@ TYPES = {  # as a sentence names them
 def parse(cfg: DictConfig, *, written: Collection[str]) -> RunConfig:
     """Return the checked configuration of one run; raises ConfigError before anything is loaded."""
     try:
+        settle_compute_dtype(cfg)
         merged = OmegaConf.merge(_settings(), cfg)
         parsed = cast(RunConfig, OmegaConf.to_object(merged))
     except ConfigKeyError as error:
@@ -167,7 +171,8 @@ def _shown(value: Any) -> str:
 def _type_of(key: str) -> str:
     hint = keys().get(key)
     text = hint.__name__ if isinstance(hint, type) else str(hint)
-    return " or ".join(TYPES.get(part, "a section") for part in text.split(" | "))
+    kinds = TYPES | {"str": "auto"} if key.replace("model.tuned", "train") in MAY_BE_AUTO else TYPES
+    return " or ".join(kinds.get(part, "a section") for part in text.split(" | "))
 
 
 def _of(cfg: RunConfig, key: str) -> Any:
@@ -183,8 +188,9 @@ def check(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
     `written` holds the keys the user wrote on the command line: `dq=true` with a 16-bit dtype is an
     error when it was written and is dropped when it is only the default.
     """
-    rules = (_check_values, _check_dtype, _check_lora, _check_train, check_device, check_processes)
-    for rule in (*rules, check_paths, check_epochs, check_scale, settle_classes, settle_opponent):
+    rules = (_check_dtype, _check_lora, _check_train, check_device, check_processes, check_paths)
+    settling = (check_epochs, check_scale, settle_classes, settle_opponent)
+    for rule in (_check_auto, _check_values, *rules, *settling):
         rule(cfg)
     if cfg.dtype.name in NO_DQ and cfg.dq:
         if "dq" in written:
@@ -211,9 +217,16 @@ def _check_values(cfg: RunConfig) -> None:
         raise ConfigError(f"generate.top_p is {cfg.generate.top_p}, and must be in (0, 1]")
 
 
-def at_least(key: str, value: float | None, low: float) -> None:
-    """Refuse a number under the least that a setting takes; null passes."""
-    if value is not None and not value >= low:  # so that nan is refused too
+def _check_auto(cfg: RunConfig) -> None:
+    """Refuse a text other than auto where the planner may choose."""
+    for key in MAY_BE_AUTO:
+        if isinstance(_of(cfg, key), str) and _of(cfg, key) != "auto":
+            raise ConfigError(f"{key} is {_of(cfg, key)!r}, and must be {_type_of(key)}")
+
+
+def at_least(key: str, value: float | str | None, low: float) -> None:
+    """Refuse a number under the least that a setting takes; null passes, and so does auto."""
+    if not (value is None or isinstance(value, str) or value >= low):  # so that nan is refused too
         raise ConfigError(f"{key} is {value}, and must be at least {low:g}")
 
 
@@ -251,7 +264,9 @@ def _check_lora(cfg: RunConfig) -> None:
 
 def _check_train(cfg: RunConfig) -> None:
     train = cfg.train
-    if train.max_steps and train.batch_size % train.micro_batch_size:
+    if train.micro_batch_size == "auto":  # and divides
+        return
+    if train.max_steps and train.batch_size % train.rows:
         raise ConfigError(
             f"train.micro_batch_size={train.micro_batch_size} does not divide "
             f"train.batch_size={train.batch_size}; write train.micro_batch_size={train.batch_size} "

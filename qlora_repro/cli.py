@@ -42,6 +42,7 @@ from qlora_repro.sweep import (
     place,
     records,
 )
+from qlora_repro.versions import check_versions
 from qlora_repro.workers import launched, let_go, settle
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
@@ -159,6 +160,7 @@ def report_errors(main: Callable[[], None]) -> int:
 
 def _command(main: Callable[[], None]) -> int:
     try:
+        check_versions()
         if "--replay" in sys.argv:
             replay(sys.argv[1:])
             return 0

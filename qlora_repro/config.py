@@ -4,20 +4,26 @@ from dataclasses import dataclass
 
 from qlora_repro.config_judge import JudgeConfig as JudgeConfig  # sections like the others
 from qlora_repro.config_model import ArchitectureConfig as ArchitectureConfig
-from qlora_repro.config_model import LongformConfig as LongformConfig
 from qlora_repro.config_model import ModelConfig as ModelConfig
+from qlora_repro.config_model import RecipeConfig as RecipeConfig
 from qlora_repro.config_model import TunedConfig as TunedConfig
 
 FULL_PRECISION = ("fp32", "bf16")
 BNB_DTYPES = ("nf4", "fp4", "int8")  # that a bitsandbytes layer can hold
+TEMPLATE_SUFFIXES = (".yaml", ".yml", ".json")  # of a prompt template of the user's own
 BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
+
+
+def names_template_file(template: str) -> bool:
+    """Whether a prompt template is a file of the user's own, and not one that has a name here."""
+    return template.endswith(TEMPLATE_SUFFIXES)
 
 
 @dataclass
 class DtypeConfig:
     name: str
     blocksize: int
-    compute_dtype: str  # bfloat16, float16 or float32
+    compute_dtype: str  # bfloat16, float16 or float32; auto: whichever is native, settled by checks
     backend: str  # bnb, simulated or none
     scales: str  # what dq keeps constants in: dynamic8 (released code) or fp8_e4m3 (the paper)
 
@@ -48,7 +54,7 @@ class DataConfig:
     revision: str | None
     split: str
     config_name: str | None  # the hub's own subset name, as for GLUE
-    template: str  # a key of prompts.TEMPLATES
+    template: str  # a key of prompts.TEMPLATES, or a file that holds one
     columns: ColumnsConfig | None  # local only
     tasks: list[str] | None  # procedural, glue and super_ni: which tasks; null: all
     rows: int | None  # at most this many; null: all (procedural needs a number)
@@ -59,8 +65,11 @@ class DataConfig:
     max_target_len: int  # tokens, end of sequence included
     train_on_source: bool
     truncated_eos: bool  # a target that was cut still ends in its end-of-sequence token
-    rows_per_task: int | None  # super_ni: at most this many rows of each task; null: no bound
+    rows_per_task: (
+        int | None
+    )  # super_ni, flan_v2: at most this many rows of each task; null: no bound
     examples: int  # super_ni: solved examples of the task in each prompt
+    mix: dict[str, float] | None  # sets under path -> share of the rows; null: path is one set
     max_truncated: float  # a larger share of truncated rows fails the run
 
 
@@ -70,7 +79,7 @@ class TrainConfig:
     optim: str
     lr: float
     batch_size: int  # sequences per optimizer step
-    micro_batch_size: int  # sequences per forward pass; divides batch_size
+    micro_batch_size: int | str  # sequences per forward pass, which divide batch_size; or auto
     epochs: float | None  # set: max_steps follows from data.rows
     max_steps: int
     schedule: str
@@ -78,7 +87,7 @@ class TrainConfig:
     max_grad_norm: float
     beta2: float
     weight_decay: float
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str  # auto: as the planner chooses for the card
     group_by_length: bool
     packing: bool
     loss_mean: str  # over a step's tokens (token), or over the means of its sequences (sequence)
@@ -87,6 +96,18 @@ class TrainConfig:
     save_steps: int  # a checkpoint every so many steps; 0: none
     keep_checkpoints: int
     log_steps: int
+
+    @property
+    def rows(self) -> int:
+        """Sequences per forward pass, once the planner has chosen."""
+        assert not isinstance(self.micro_batch_size, str), "train.micro_batch_size is still auto"
+        return self.micro_batch_size
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether the backward pass computes activations anew, once the planner has chosen."""
+        assert not isinstance(self.gradient_checkpointing, str), "still auto"
+        return self.gradient_checkpointing
 
 
 @dataclass
@@ -115,7 +136,7 @@ class EvalConfig:
 class GenerateConfig:
     name: str
     questions: str | None  # json lines with question_id and text
-    template: str
+    template: str  # as of data
     top_p: float
     temperature: float  # 0: greedy
     max_new_tokens: int

@@ -5,8 +5,8 @@ from typing import Any
 
 
 @dataclass
-class LongformConfig:
-    """What Table 9 has for LongForm, whose answers are long."""
+class RecipeConfig:
+    """What Table 9 has for a dataset that it trains otherwise than the others."""
 
     batch_size: int
     max_steps: int
@@ -21,13 +21,14 @@ class TunedConfig:
     r: int
     batch_size: int
     max_steps: int
-    longform: LongformConfig
+    oasst1: RecipeConfig  # the name of a dataset, as conf/data has it
+    longform: RecipeConfig
     compute_dtype: str
     lora_dtype: str
     loss_mean: str
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str
     save_steps: int
-    micro_batch_size: int
+    micro_batch_size: int | str
 
 
 @dataclass
@@ -53,6 +54,7 @@ class ModelConfig:
     note: str | None  # what a table must say about these weights
     num_labels: int | None  # classification only
     device: str  # auto, cpu, cuda, or spread: over the cards of one machine
+    attention: str  # auto: on a CPU by the length of the rows; sdpa: always torch's kernel
     trust_remote_code: bool
     tuned: TunedConfig
     architecture: ArchitectureConfig | None  # null: planning reads `config`

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,7 +14,8 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from qlora_repro.config import GenerateConfig
 from qlora_repro.data import prompts
 from qlora_repro.data.questions import Question, benchmark
-from qlora_repro.errors import ConfigError, DataError
+from qlora_repro.data.room import Prompt, fit_prompts
+from qlora_repro.errors import ConfigError
 from qlora_repro.records import Generation
 
 
@@ -30,20 +33,25 @@ def generate(
     Each question has its own random stream, made from `seed` and its id: an answer depends neither
     on the random state found, which stays as it is, nor (up to rounding) on the rest of its batch.
     An answer ends at end of sequence, before a turn marker (the template's, then `cfg.stop`), or
-    after `cfg.max_new_tokens`. Raises DataError for a question that does not fit the model.
+    after `cfg.max_new_tokens`, or fewer where a long prompt leaves no more. Raises DataError for a
+    question that does not fit the model at all.
     """
     _check(cfg)
     chosen = list(questions if cfg.limit is None else questions[: cfg.limit])
-    sources = [prompts.render(cfg.template, question.text) for question in chosen]
-    lengths = [len(ids) for ids in tokenizer(sources)["input_ids"]] if sources else []
-    _check_room(model, chosen, lengths, cfg.max_new_tokens)
-    order = sorted(range(len(chosen)), key=lambda number: -lengths[number])
+    fitted = fit_prompts(
+        chosen,
+        tokenizer,
+        template=cfg.template,
+        max_new_tokens=cfg.max_new_tokens,
+        positions=position_limit(model.config),
+    )
     written: dict[int, list[int]] = {}
     with _ready(model, tokenizer):
-        for start in range(0, len(order), cfg.batch_size):
-            batch = order[start : start + cfg.batch_size]
+        for batch in _batches(fitted, cfg.batch_size):
             seeds = [_stream(seed, chosen[number].question_id) for number in batch]
-            answers = _answer(model, tokenizer, [sources[k] for k in batch], cfg=cfg, seeds=seeds)
+            within = replace(cfg, max_new_tokens=fitted[batch[0]].room)
+            sources = [fitted[number].source for number in batch]
+            answers = _answer(model, tokenizer, sources, cfg=within, seeds=seeds)
             written |= dict(zip(batch, answers, strict=True))
     return [
         Generation(
@@ -55,6 +63,8 @@ def generate(
             lang=question.lang,
             reference=question.reference,
             seed=seed,
+            room=room if (room := fitted[number].room) < cfg.max_new_tokens else None,
+            cut=fitted[number].cut or None,
             **_finish(tokenizer, written[number], _ends(model, tokenizer), _markers(cfg)),
         )
         for number, question in enumerate(chosen)
@@ -70,17 +80,19 @@ def _check(cfg: GenerateConfig) -> None:
             raise ConfigError(f"generate.{name} is {value}, and must be at least {lowest}{upper}")
 
 
-def _check_room(
-    model: Any, questions: Sequence[Question], lengths: Sequence[int], max_new_tokens: int
-) -> None:
-    room = getattr(model.config, "max_position_embeddings", None)
-    for question, length in zip(questions, lengths, strict=True):
-        if room is not None and length + max_new_tokens > room:
-            raise DataError(
-                f"question {question.question_id} has {length} tokens, and with "
-                f"generate.max_new_tokens={max_new_tokens} does not fit the model's {room}; lower "
-                "generate.max_new_tokens or leave the question out"
-            )
+def position_limit(config: Any) -> int | None:
+    """Return how many tokens a model tells apart, prompt and answer together; None: any number."""
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    return limit
+
+
+def _batches(fitted: Sequence[Prompt], size: int) -> Iterator[list[int]]:
+    """Yield the numbers of prompts of like length whose answers have the same room."""
+    order = sorted(range(len(fitted)), key=lambda number: -fitted[number].length)
+    for _, group in groupby(order, key=lambda number: fitted[number].room):
+        numbers = list(group)
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]
 
 
 @contextmanager

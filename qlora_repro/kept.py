@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from peft import PeftModel
 from torch import nn
 
+from qlora_repro.model.checkpointing import disable_checkpointing
 from qlora_repro.model.load import Loaded
 
 Made = TypeVar("Made")
@@ -62,7 +63,7 @@ class LastBase:
         else:
             base = model
         if _checkpointing(base):
-            base.activation_checkpointing_disable()
+            disable_checkpointing(base)
         if "use_cache" in self.was["config"]:  # which training turns off
             base.config.use_cache = self.was["config"]["use_cache"]
         for name_of, parameter in base.named_parameters():

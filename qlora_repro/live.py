@@ -14,6 +14,7 @@ from qlora_repro.console import note, say
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.kept import BASE
 from qlora_repro.lora import adapter, placement
+from qlora_repro.lora.fused import fuse
 from qlora_repro.model.device import (
     keep_freed_memory,
     resolve_device,
@@ -65,7 +66,7 @@ class Live:
         self.sites: dict[str, str] = {}  # adapted module -> role
         self.adapted = False
         self.divided = False  # in shards: no process can use it alone
-        self.name = f"{key(cfg, 'untuned')} {cfg.model.device}"  # of the base
+        self.name = f"{key(cfg, 'untuned')} {cfg.model.device} {cfg.model.attention}"  # of the base
         keep_freed_memory()
 
     def base(self) -> Loaded:
@@ -98,8 +99,7 @@ class Live:
         if not tuned:
             loaded.model.requires_grad_(False)
             return loaded
-        folder = str(self.folder / ADAPTER)
-        return self._adapted(PeftModel.from_pretrained(loaded.model, folder, is_trainable=True))
+        return self._with_trained(loaded, trainable=True)  # so that shards leave the adapter whole
 
     def divide(self, work: str, *, tuned: bool) -> Loaded:
         """Return the model of `to_score`, in shards where it divides; the other ranks work along.
@@ -163,6 +163,7 @@ class Live:
                 alpha=cfg.alpha,
                 dropout=cfg.dropout,
                 rslora=cfg.rslora,
+                dtype=cfg.dtype,
                 seed=self.cfg.seed,
             )
         return self._adapted(model)
@@ -177,14 +178,22 @@ class Live:
             announce_cpu(self.cfg.model)
             self.loaded = load_trained(self.cfg.model, self.cfg.dtype, folder=self.folder / MODEL)
             return self._adapted(self.loaded.model)
-        loaded = self.base()
+        return self._with_trained(self.base(), trainable=False)
+
+    def _with_trained(self, loaded: Loaded, *, trainable: bool) -> Loaded:
+        """Return the base with this run's adapter from the store."""
         self.sites = placement.sites(
             loaded.model, self.cfg.lora.target, layers=self.cfg.lora.layers
         )
-        return self._adapted(PeftModel.from_pretrained(loaded.model, str(self.folder / ADAPTER)))
+        folder = str(self.folder / ADAPTER)
+        model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
+        adapter.hold_adapters(model, self.cfg.lora.dtype)
+        return self._adapted(model)
 
     def _adapted(self, model: Any) -> Loaded:
         assert self.loaded is not None
+        if self.cfg.lora.fused and not self.cfg.full_finetuning:
+            fuse(model)
         self.loaded = Loaded(
             model=model, tokenizer=self.loaded.tokenizer, origin=self.loaded.origin
         )

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row, truncated_share
+from qlora_repro.data.encode import Row, truncated_share, unended_share
 from qlora_repro.errors import RunError
 from qlora_repro.live import Live
 from qlora_repro.lora.adapter import coverage, trainable
 from qlora_repro.lora.roles import TARGETS, layer_number, role_of
 from qlora_repro.model.load import Loaded
-from qlora_repro.quant.measure import Storage, storage
+from qlora_repro.quant.measure import EXPERTS, Storage, storage, unquantized_weights
 from qlora_repro.quant.select import linear_layers
 from qlora_repro.records import Example
 from qlora_repro.store.identity import decisive, key
@@ -26,17 +26,19 @@ from qlora_repro.train.loop import TrainResult
 
 ROOT = Path(__file__).resolve().parent.parent
 Manifest = dict[str, Any]
+LEAST_QUANTIZED = 0.98  # of the parameters in blocks; a mixture's routers stay 16-bit
 
 
 def base(cfg: RunConfig, loaded: Loaded) -> Manifest:
     """Describe the untuned model in memory; raises RunError when it is not what was asked for."""
     stored = storage(loaded.model)
-    _refuse(_base_contradictions(cfg, stored, len(_linears(loaded.model))))
+    left = unquantized_weights(loaded.model)
+    _refuse(_base_contradictions(cfg, stored, len(_linears(loaded.model)), left))
     return {
         "run_id": key(cfg, "untuned"),
         "decided_by": decisive(cfg, "untuned"),
         "model": loaded.origin,
-        "base": _stored(stored),
+        "base": _stored(stored) | {"quantized_share": _quantized_share(stored, left)},
         "provenance": asdict(provenance(device=device_name(loaded.model), root=ROOT)),
     }
 
@@ -66,6 +68,7 @@ def tuned(
             "tokens": sum(map(len, rows)),
             "trained_share": sum(row.trained for row in rows) / sum(map(len, rows)),
             "truncated_share": truncated_share(rows),
+            "unended_share": unended_share(rows),
         },
     }
 
@@ -116,13 +119,32 @@ def _linears(model: Any) -> list[str]:
     return [name.removesuffix(".base_layer") for name in names]
 
 
-def _base_contradictions(cfg: RunConfig, stored: Storage, linears: int) -> list[str]:
+def _quantized_share(stored: Storage, left: dict[str, int]) -> float:
+    """Return the share of the parameters in blocks that are in codes; `left` are the others."""
+    return stored.params / (stored.params + sum(left.values()))
+
+
+def _too_few(stored: Storage, linears: int, left: dict[str, int]) -> str:
+    """Return what is left in 16 bits that should not be; empty where nothing is."""
+    layers = sum(stored.modules.values()) - stored.modules.get(EXPERTS, 0)
+    if layers != linears:
+        return f"only {layers} of {linears} layers are quantized"
+    share = _quantized_share(stored, left)
+    if share >= LEAST_QUANTIZED:
+        return ""
+    largest = max(left, key=lambda name: left[name])
+    return f"only {share:.1%} of the parameters in blocks are quantized, and {largest} is not"
+
+
+def _base_contradictions(
+    cfg: RunConfig, stored: Storage, linears: int, left: dict[str, int]
+) -> list[str]:
     found = sum(stored.modules.values())
     if not cfg.quantized:
         return [f"dtype={cfg.dtype.name}, but {found} layers are quantized"] if found else []
-    wrong = []
-    if found != linears:
-        wrong.append(f"dtype={cfg.dtype.name}, but only {found} of {linears} layers are quantized")
+    wrong = (
+        [f"dtype={cfg.dtype.name}, but {few}"] if (few := _too_few(stored, linears, left)) else []
+    )
     if stored.dtypes != (cfg.dtype.name,):
         wrong.append(f"dtype={cfg.dtype.name}, but the layers hold {stored.dtypes or 'no codes'}")
     if cfg.dq != stored.nested or (not cfg.dq and stored.nested_modules):

@@ -33,6 +33,17 @@ def steps(
 OmegaConf.register_new_resolver("steps", steps, replace=True)
 
 
+def published_dtype(source: str) -> str:
+    """Return the arithmetic of a preset whose runs are published, whatever the processor.
+
+    The embedded model's ran in float32 on a CPU; one from a hub computes as the paper's do.
+    """
+    return "float32" if source in ("embedded", "random") else "bfloat16"
+
+
+OmegaConf.register_new_resolver("published_dtype", published_dtype, replace=True)
+
+
 def check_epochs(cfg: RunConfig) -> None:
     """Refuse passes over the data that the number of steps does not follow from."""
     train, data = cfg.train, cfg.data

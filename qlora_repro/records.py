@@ -15,6 +15,7 @@ class Example:
     source: str
     target: str  # never empty for training; a class name or index for sequence classification
     task: str = ""  # "letter_counting"; empty where the dataset has one task
+    shorter: tuple[str, ...] = ()  # sources to take instead, in turn, where `source` is too long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class Generation:
     category: str = ""  # of the question; empty where its file has none
     lang: str = ""
     reference: str = ""  # a right answer; empty where the question has none
+    room: int | None = None  # new tokens that a long prompt left it; None: as many as asked for
+    cut: int | None = None  # characters that its question lost at the beginning; None: none
 
 
 @dataclass(frozen=True, kw_only=True)

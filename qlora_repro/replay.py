@@ -170,9 +170,12 @@ def compare(one: Path, two: Path) -> Iterator[Compared]:
 
 
 def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return every value of the records by its place."""
+    """Return every value of the records by its place; null is no value, as a later field has it."""
     return {
-        f"{place}/{name}": value for place, row in enumerate(rows) for name, value in row.items()
+        f"{place}/{name}": value
+        for place, row in enumerate(rows)
+        for name, value in row.items()
+        if value is not None
     }
 
 

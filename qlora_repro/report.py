@@ -89,6 +89,8 @@ def lines(before: Scores | None, after: Scores | None) -> list[Line]:
 def cell_table(result: CellResult) -> Table:
     """Return the table of one run; what nothing was tuned for has one score and its interval."""
     title = f"{result.label}\n{result.model}" + (f": {result.note}" if result.note else "")
+    if arithmetic := compute_dtype(result):
+        title += f"\ncomputed in {arithmetic}"
     if result.limit is not None:
         title += f"\nlimit={result.limit}: not a figure to publish"
     table = Table(title=title, title_justify="left")
@@ -111,6 +113,13 @@ def cell_table(result: CellResult) -> Table:
             *((span(line.interval),) if once else seen),
         )
     return table
+
+
+def compute_dtype(result: CellResult) -> str | None:
+    """Return the arithmetic that a run is on record with; None where nothing is."""
+    decided = (result.manifest or {}).get("decided_by", {})
+    name: str | None = decided.get("dtype", {}).get("compute_dtype")
+    return name
 
 
 def span(ends: tuple[float, float] | None) -> str:

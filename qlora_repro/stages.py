@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config import RunConfig, names_template_file
 from qlora_repro.errors import ConfigError
 from qlora_repro.ranks import launcher_divides, processes
 
@@ -89,6 +89,9 @@ def check_paths(cfg: RunConfig) -> None:
         "generate.questions": cfg.generate.questions,
         "judge.votes": cfg.judge.votes,
     }
+    for name, section in (("data", cfg.data), ("eval", cfg.eval), ("generate", cfg.generate)):
+        if names_template_file(section.template):
+            files[f"{name}.template"] = section.template
     for key, path in files.items():
         if path is not None and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}={path} is not a file; it is looked for from {Path.cwd()}")
@@ -140,7 +143,7 @@ def check_processes(cfg: RunConfig) -> None:
             f"{many} processes cannot share train.batch_size={train.batch_size} evenly; start a "
             "number of them that divides it"
         )
-    if train.batch_size % (train.micro_batch_size * many):
+    if train.micro_batch_size != "auto" and train.batch_size % (train.rows * many):
         raise ConfigError(
             f"train.micro_batch_size={train.micro_batch_size} in {many} processes does not divide "
             f"train.batch_size={train.batch_size}; write "

@@ -6,11 +6,10 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from qlora_repro import manifest
@@ -24,6 +23,7 @@ from qlora_repro.kept import ENCODED, EXAMPLES
 from qlora_repro.live import Live
 from qlora_repro.model.device import resolve_device
 from qlora_repro.model.load import Loaded
+from qlora_repro.plan.micro_batch import choose_micro_batch, leaves_open, settle_micro_batch
 from qlora_repro.ranks import processes
 from qlora_repro.records import Example
 from qlora_repro.store.done import MANIFEST, STEPS, TRAINED, Cell, find_cell
@@ -33,7 +33,8 @@ from qlora_repro.together import in_step, together
 from qlora_repro.tracker import Tracker
 from qlora_repro.train.checkpoint import CHECKPOINTS
 from qlora_repro.train.loop import Job, TrainResult, train
-from qlora_repro.train.shards import leave_frozen, train_in_shards
+from qlora_repro.train.memory import free_bytes
+from qlora_repro.train.shards import Autocast, leave_frozen, ready_for_training, shard
 from qlora_repro.train.stage import NoteProgress, TrackLoss, collator, encoded, optimizer_note
 
 
@@ -112,10 +113,16 @@ def _encoded(cfg: RunConfig, live: Live, rows: list[Example]) -> list[Row]:
 
 
 def _job(cell: Cell, loaded: Loaded, rows: list[Row], watch: Sequence[TrainerCallback]) -> Job:
-    cfg, packing = cell.cfg, cell.cfg.train.packing
+    cfg, train = cell.cfg, cell.cfg.train
     return Job(
         rows=rows,
-        collate=collator(loaded.model, loaded.tokenizer, kind=cfg.model.kind, packing=packing),
+        collate=collator(
+            loaded.model,
+            loaded.tokenizer,
+            kind=cfg.model.kind,
+            packing=train.packing,
+            marks_rows=train.loss_mean == "sequence",
+        ),
         compute_dtype=cfg.dtype.compute_dtype,
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,
@@ -128,10 +135,25 @@ def _train(cfg: RunConfig, model: Any, job: Job) -> TrainResult:
         device = resolve_device(cfg.model.device)
         together().meet(device)
         if cfg.train.sharded:
-            train_in_shards(model, device, compute_dtype=getattr(torch, cfg.dtype.compute_dtype))
+            shard(model, device)
+            ready_for_training(model)
+            job = replace(job, watch=[*job.watch, Autocast()])
         else:
             leave_frozen(model)
-    return train(model, job, cfg=cfg.train)
+    return train(model, job, cfg=_settled(cfg, model, job).train)
+
+
+def _settled(cfg: RunConfig, model: Any, job: Job) -> RunConfig:
+    """Return the configuration with the micro-batch that the planner chooses where it is `auto`."""
+    if not leaves_open(cfg.train):
+        return cfg
+    device = next(model.parameters()).device
+    divided = cfg.train.sharded or cfg.model.device == "spread"
+    memory = None if divided else free_bytes(device, reserve=cfg.plan.reserve)
+    longest = max(map(len, job.rows))
+    micro = choose_micro_batch(cfg, memory, length=longest, processes=processes())
+    say(f"{micro.describe()}, as the planner chooses for rows of up to {longest} tokens")
+    return settle_micro_batch(cfg, micro)
 
 
 def train_along(cfg: RunConfig) -> None:

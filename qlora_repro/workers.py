@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -25,6 +25,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from qlora_repro.arithmetic import gpus
 from qlora_repro.attempt import DONE, FAILED
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, plain, say, sentence
@@ -47,6 +48,13 @@ class Workers(Callback):
     folder: ClassVar[Path | None] = None  # of a sweep in several processes
     launcher: ClassVar[str] = ONE
     why: ClassVar[str] = ""  # what the launcher said when it gave up
+
+    def __init__(self, native_dtype: Mapping[str, str]) -> None:
+        """Take the arithmetic of each device, which Hydra resolved here for all cells of a sweep.
+
+        OmegaConf keeps what was resolved with the configuration that the cells are composed from.
+        """
+        self.native_dtype = native_dtype
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note the sweep; say where its workers can be watched."""
@@ -215,11 +223,3 @@ def _take_gpu(folder: Path) -> None:
         _share.append(lock)
         os.environ["CUDA_VISIBLE_DEVICES"] = there[place % len(there)]
         return
-
-
-def gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [name.strip() for name in told.split(",") if name.strip()]
-    return [str(n) for n, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

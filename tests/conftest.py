@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models; two workers share the cores
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["QLORA_REPRO_COMPUTE_DTYPE"] = "float32"  # on every processor the same numbers
 
 import pytest
 import torch
@@ -21,6 +22,29 @@ from qlora_repro.config import RunConfig
 from qlora_repro.data.encode import Row
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--oversubscribe",
+        action="store_true",
+        help="also run the tests that fill the GPU until states are evicted: for a card of your "
+        "own, with -n 0; a GPU that others share may hang",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--oversubscribe") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--oversubscribe fills the GPU: add -n 0, so that one test runs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--oversubscribe"):
+        return
+    skip = pytest.mark.skip(reason="fills the GPU: --oversubscribe -n 0, on a card of your own")
+    for item in items:
+        if item.get_closest_marker("oversubscribe"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -74,6 +74,12 @@ def test_micro_batch_follows_a_smaller_batch(configured: Configured) -> None:
         (["train.batch_size=0"], "train.batch_size is 0, and must be at least 1"),
         (["train.batch_size=6", "train.micro_batch_size=4"], "micro_batch_size=4 does not divide"),
         (["train.micro_batch_size=-1"], "train.micro_batch_size is -1, and must be at least 1"),
+        (
+            ["train.micro_batch_size=foo"],
+            "micro_batch_size is 'foo', and must be a whole number or",
+        ),
+        (["train.micro_batch_size=1.5"], "is 1.5, and must be a whole number or auto"),
+        (["train.gradient_checkpointing=yes_"], "'yes_', and must be true or false or auto"),
         (["train.max_steps=-1"], "train.max_steps is -1, and must be at least 0"),
         (["train.save_steps=-1"], "train.save_steps is -1, and must be at least 0"),
         (["train.keep_checkpoints=0"], "train.keep_checkpoints is 0, and must be at least 1"),
@@ -160,3 +166,11 @@ def test_what_is_checked_by_name_is_there() -> None:
     assert set(checks.CHOICES["train.schedule"]) <= {option.value for option in SchedulerType}
     of_constants = {"dynamic8"}
     assert set(CODEBOOKS) - of_constants <= set(checks.CHOICES["dtype.name"])
+
+
+@pytest.mark.parametrize("section", ["data", "eval", "generate"])
+def test_a_template_file_that_is_none_is_refused_before_anything_is_loaded(
+    section: str, configured: Configured
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.template=none\.yaml is not a file"):
+        configured(f"{section}.template=none.yaml")

@@ -191,12 +191,33 @@ def test_a_limit_keeps_the_first_questions(
     assert [row.question_id for row in found] == ["0", "1"]
 
 
-def test_a_question_that_does_not_fit_is_named(
+def test_long_questions_have_the_room_that_is_left_and_change_no_other_answer(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make
 ) -> None:
-    long = [Question(question_id="q7", text="x" * 250)]
-    with pytest.raises(DataError, match=r"question q7 has 250 tokens.*model's 256"):
-        generate(model, tokenizer, long, config(), run_id="r", seed=0)
+    cfg = config(temperature=0.0, max_new_tokens=140)  # of 256 tokens
+    long = [
+        Question(question_id="fits", text="x" * 116),
+        Question(question_id="less", text="x" * 120),
+        Question(question_id="cut", text="y" * 100 + "x" * 120),
+    ]
+    rows = generate(model, tokenizer, [*QUESTIONS, *long], cfg, run_id="r", seed=0)
+    assert rows[:4] == generate(model, tokenizer, QUESTIONS, cfg, run_id="r", seed=0)
+    assert [(row.room, row.cut) for row in rows[4:]] == [(None, None), (136, None), (128, 92)]
+    assert all(row.n_tokens <= (row.room or 140) for row in rows)
+    assert rows[6].question == long[2].text  # on record as it was asked
+    end = [Question(question_id="end", text=long[2].text[92:])]
+    shortened = config(temperature=0.0, max_new_tokens=128)
+    (alone,) = generate(model, tokenizer, end, shortened, run_id="r", seed=0)
+    assert rows[6].answer == alone.answer
+
+
+def test_a_question_that_does_not_fit_at_all_is_named(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps({"prompt": "x" * 250 + "{source}", "lead": "", "stop": []}))
+    with pytest.raises(DataError, match=r"question 0 cannot be asked: .* the 244 tokens"):
+        generate(model, tokenizer, QUESTIONS, config(template=str(path)), run_id="r", seed=0)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,17 @@ def test_tokens_and_truncation_are_those_of_the_rows(
     assert training["epochs"] == 2 * size / 24
 
 
+@pytest.mark.parametrize(("ends", "expected"), [("true", 0.0), ("false", 1.0)])
+def test_rows_that_do_not_teach_to_stop_are_counted(
+    ends: str, expected: float, configured: Configured, tmp_path: Path
+) -> None:
+    words = ("data.max_target_len=2", "data.max_truncated=1.0", f"data.truncated_eos={ends}")
+    _, found = manifest(configured, tmp_path, *words)
+    cut = found["data"]["truncated_share"]
+    assert cut > 0
+    assert found["data"]["unended_share"] == expected * cut
+
+
 def test_manifest_is_plain_json_and_names_its_commit_device_and_settings(
     configured: Configured, tmp_path: Path
 ) -> None:

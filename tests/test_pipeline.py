@@ -10,7 +10,7 @@ import pytest
 
 from qlora_repro import pipeline
 from qlora_repro.config import RunConfig
-from qlora_repro.errors import ConfigError, RunError
+from qlora_repro.errors import ConfigError, QloraError, RunError
 from qlora_repro.eval.harness import evaluate
 from qlora_repro.records import Answer, Generation, Metric
 from qlora_repro.report import CellResult
@@ -185,6 +185,47 @@ def test_questions_are_answered_once(
     capsys.readouterr()
     start(configured, done.root, *asked, "generate.max_new_tokens=4")
     assert "answers: in the store, skipped" in capsys.readouterr().out
+
+
+def lines_of(folder: Path, *texts: str) -> str:
+    """Write a file of questions; return what names it on the command line."""
+    path = folder / "questions.jsonl"
+    rows = [{"question_id": number, "text": text} for number, text in enumerate(texts)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return f"generate.questions={path}"
+
+
+def test_questions_too_long_for_whole_answers_are_counted_before_training_and_answered(
+    configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = lines_of(tmp_path, "2 + 2?", "What of it? " * 2000)
+    stages = ("stages=[train,generate]", "generate=local", file, "generate.max_new_tokens=8")
+    run = start(configured, tmp_path / "results", *stages)
+    out = capsys.readouterr().out
+    shown = "note: 1 of 2 prompts leave less than generate.max_new_tokens=8 of the model's"
+    assert 0 < out.index(shown) < out.index("training on")
+    assert "; 1 of 2 after a prompt too long for a whole one" in out
+    short, long = run.lines("generations", Generation)
+    assert (short.cut, short.room) == (None, None)
+    assert long.cut > 10_000
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ({"prompt": "word " * 5000 + "{source}", "lead": "", "stop": []}, "question 0 cannot be"),
+        ({"prompt": "{sorce}", "lead": "", "stop": []}, "has the place {sorce} in prompt"),
+    ],
+)
+def test_answers_that_cannot_be_are_refused_before_training(
+    template: dict[str, Any], says: str, configured: Configured, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(template))
+    stages = ("stages=[train,generate]", "generate=local", f"generate.template={path}")
+    with pytest.raises(QloraError, match=says):
+        start(configured, tmp_path / "results", *stages, lines_of(tmp_path, "2 + 2?"))
+    assert not list(tmp_path.rglob("train.json"))
 
 
 def test_a_loss_that_is_not_a_number_leaves_no_result(

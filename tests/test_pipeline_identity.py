@@ -31,6 +31,7 @@ SECTIONS = {
 # Where a run takes place, what it is called, keeps and prints: no result depends on it.
 NOT_DECISIVE = {
     "model.device",
+    "model.attention",  # equal to rounding
     "model.note",
     "model.architecture",  # follows from the checkpoint
     "model.config",
@@ -191,3 +192,27 @@ def test_a_file_counts_by_its_contents(
     first = named_by("a,b", folder="x")
     assert named_by("a,b", folder="y") == first
     assert named_by("a,c", folder="x") != first
+
+
+@pytest.mark.parametrize(
+    ("section", "stage"), [("data", "train"), ("eval", "eval"), ("generate", "generate")]
+)
+def test_a_prompt_template_of_a_file_counts_by_its_contents_and_a_name_by_itself(
+    section: str, stage: str, cfg: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named_by(template: str) -> str:
+        other = copy.deepcopy(cfg)
+        getattr(other, section).template = template
+        return key(other, stage)
+
+    monkeypatch.chdir(tmp_path)
+    plain = named_by("plain")
+    (tmp_path / "plain").mkdir()  # a folder of that name is not it
+    assert named_by("plain") == plain
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text("prompt: '{source}'")
+    first = named_by("x/mine.yaml")
+    assert named_by("y/mine.yaml") == first != plain
+    (tmp_path / "x" / "mine.yaml").write_text("prompt: '{instruction}'")
+    assert named_by("x/mine.yaml") != first

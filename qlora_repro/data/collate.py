@@ -13,6 +13,7 @@ from qlora_repro.data.encode import Row
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[Row]], Batch]
 IGNORE = -100
+ROW_BEGINS = -101  # label of a packed row's first token, where the means of rows are wanted
 
 
 def _pad(sequences: Sequence[Sequence[float]], value: int) -> Tensor:
@@ -56,18 +57,20 @@ def causal(pad_id: int, *, trims_logits: bool) -> Collate:
     return collate
 
 
-def packed(*, trims_logits: bool) -> Collate:
+def packed(*, trims_logits: bool, marks_rows: bool = False) -> Collate:
     """Return a collator that lays the micro-batch end to end, without padding.
 
     Positions start again at 0 with each row; the model's attention mask is made from them, so rows
-    do not see each other. The loss is that of the padded batch.
+    do not see each other. The loss is that of the padded batch. `marks_rows` gives each row's first
+    token the label ROW_BEGINS, by which the loss tells rows apart.
     """
+    first = ROW_BEGINS if marks_rows else IGNORE
 
     def collate(rows: Sequence[Row]) -> Batch:
         ids = torch.tensor([[i for row in rows for i in row.ids]])  # (1, S)
         positions = torch.tensor([[p for row in rows for p in range(len(row))]])  # (1, S)
         # The first token of a row is not to be predicted from the row before.
-        labels = torch.tensor([[i for row in rows for i in (IGNORE, *row.labels[1:])]])  # (1, S)
+        labels = torch.tensor([[i for row in rows for i in (first, *row.labels[1:])]])  # (1, S)
         batch = {"input_ids": ids, "position_ids": positions}
         return batch | _ask(labels, trims_logits=trims_logits)
 

@@ -1,6 +1,6 @@
-"""Examples to token ids: the source, the target and always an end of sequence."""
+"""Examples to token ids: the source, the target and an end of sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ class Row:
     labels: Sequence[float]  # -100 where nothing is learned; seq2seq: the decoder's targets; one
     # class for a classifier, one number for a regression
     truncated: bool
+    unended: bool = False  # the cut took its end of sequence, so it does not teach to stop
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,6 +43,7 @@ class Limits:
     max_source_len: int
     max_target_len: int  # end of sequence included
     train_on_source: bool
+    truncated_eos: bool  # a target that was cut still ends in an end of sequence
     max_truncated: float  # share of rows, [0, 1]
     num_labels: int | None = None  # of a classifier; 1 is a regression
 
@@ -51,8 +53,10 @@ def encode(
 ) -> list[Row]:
     """Tokenize every example; `kind` is causal, seq2seq or classification.
 
-    A target that is too long loses its tail, never its end of sequence; a source that is too long
-    loses its tail. Raises DataError when more rows were cut than `limits.max_truncated` allows.
+    A source that is too long gives way to a shorter one that the example has, and the last of them
+    loses its tail. A target loses its tail too: with `limits.truncated_eos` an
+    end of sequence takes its last place, without it is cut off too, as in the authors' code.
+    Raises DataError when more rows were cut than `limits.max_truncated` allows.
     """
     rows = [ENCODERS[kind](example, tokenizer, limits) for example in examples]
     share = truncated_share(rows)
@@ -70,15 +74,31 @@ def truncated_share(rows: Sequence[Row]) -> float:
     return sum(row.truncated for row in rows) / len(rows)
 
 
+def unended_share(rows: Sequence[Row]) -> float:
+    """Return the share of rows whose target has no end of sequence, in [0, 1]."""
+    return sum(row.unended for row in rows) / len(rows)
+
+
 def adds_bos(tokenizer: Tokenizer) -> bool:
     """Whether this tokenizer starts a plain text with its beginning-of-sequence token."""
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
-def _cut(text: str, tokenizer: Tokenizer, room: int) -> tuple[list[int], bool]:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    return ids[:room], len(ids) > room
+def _ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _source(
+    example: Example, read: Callable[[str], list[int]], room: int
+) -> tuple[list[int], bool]:
+    """Return the tokens of the first of the sources that fits, else of the last, and if it fits."""
+    ids: list[int] = []
+    for text in (example.source, *example.shorter):
+        ids = read(text)
+        if len(ids) <= room:
+            return ids, True
+    return ids, False
 
 
 def _target(example: Example, tokenizer: Tokenizer, limits: Limits) -> tuple[list[int], bool]:
@@ -86,29 +106,37 @@ def _target(example: Example, tokenizer: Tokenizer, limits: Limits) -> tuple[lis
         raise DataError(
             "the tokenizer has no end-of-sequence token, so a model could not learn to stop"
         )
-    ids, cut = _cut(example.target, tokenizer, limits.max_target_len - 1)
-    return [*ids, tokenizer.eos_token_id], cut
+    ids, room = _ids(example.target, tokenizer), limits.max_target_len
+    if len(ids) < room:
+        return [*ids, tokenizer.eos_token_id], False
+    return [
+        *ids[: room - 1],
+        tokenizer.eos_token_id if limits.truncated_eos else ids[room - 1],
+    ], True
 
 
 def _causal(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
     target, cut_target = _target(example, tokenizer, limits)
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
-    source, cut_source = _cut(example.source, tokenizer, limits.max_source_len - len(bos))
+    room = limits.max_source_len - len(bos)
+    source, fits = _source(example, lambda text: _ids(text, tokenizer), room)
+    source, cut_source = source[:room], not fits
     ids = [i for i in (*bos, *source, *target) if i is not None]
     learned = len(ids) if limits.train_on_source else len(target)
     # The first token has nothing before it to be predicted from.
     labels = [-100] * (len(ids) - learned) + ids[len(ids) - learned :]
     labels[0] = -100
-    return Row(ids=ids, labels=labels, truncated=cut_source or cut_target)
+    unended = cut_target and not limits.truncated_eos
+    return Row(ids=ids, labels=labels, truncated=cut_source or cut_target, unended=unended)
 
 
 def _seq2seq(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
     target, cut_target = _target(example, tokenizer, limits)
-    ids = tokenizer(example.source)["input_ids"]  # the tokenizer's own ending included
-    cut = len(ids) > limits.max_source_len
-    if cut:
-        ids = [*ids[: limits.max_source_len - 1], ids[-1]]
-    return Row(ids=ids, labels=target, truncated=cut or cut_target)
+    ids, fits = _source(example, lambda text: tokenizer(text)["input_ids"], limits.max_source_len)
+    if not fits:
+        ids = [*ids[: limits.max_source_len - 1], ids[-1]]  # the tokenizer's own ending
+    unended = cut_target and not limits.truncated_eos
+    return Row(ids=ids, labels=target, truncated=not fits or cut_target, unended=unended)
 
 
 def _classification(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:

@@ -10,7 +10,7 @@ from qlora_repro.config import DataConfig
 from qlora_repro.data.local import from_file
 from qlora_repro.data.procedural import Question, Side, draw
 from qlora_repro.data.prompts import find, render, target
-from qlora_repro.data.sources_hub import SOURCES, from_hub, subsample
+from qlora_repro.data.sources_hub import SOURCES, check_choice, from_hub, subsample
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
@@ -70,6 +70,7 @@ def examples(
         )
     if cfg.rows is not None and cfg.rows < 1:
         raise DataError(f"data.rows is {cfg.rows}, and must be at least 1, or null for all rows")
+    check_choice(cfg)
     rows = LOADERS[cfg.name](cfg, split or cfg.split, avoid)
     if not rows:
         raise DataError(
@@ -108,6 +109,6 @@ def fingerprint(rows: list[Example]) -> str:
     """Return the sha256 of the rows, in hexadecimal: equal digests, equal data in equal order."""
     digest = hashlib.sha256()
     for row in rows:
-        line = json.dumps([row.source, row.target, row.task], ensure_ascii=True)
+        line = json.dumps([row.source, row.target, row.task, *row.shorter], ensure_ascii=True)
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from qlora_repro.records import Example
 def oasst1(row: Row, template: str, subset: str) -> Iterator[Example]:
     """timdettmers/openassistant-guanaco: `text`, the best-ranked replies of one conversation.
 
-    Learned as a whole (Appendix B.2); its turn markers are those of the template `guanaco`.
+    Learned as a whole (Appendix B.2); its turn markers are those of the template `guanaco_inline`.
     """
     yield from whole(text(row, "text"))
 
@@ -39,21 +39,10 @@ def unnatural(row: Row, template: str, subset: str) -> Iterator[Example]:
 
     `instances` hold instruction_with_input, input, constraints and output; `reformulations`, absent
     from the core set, hold instruction, instruction_with_input, input and output. Together they are
-    the 240,670 examples of the paper.
+    the 240,670 examples of the paper. The authors' code reads no constraints.
     """
-    for instance in take(row, "instances"):
-        constraints = text(instance, "constraints").strip()
-        limits = "" if constraints.rstrip(".").lower() in ("", "none") else constraints
-        yield example(
-            template,
-            text(instance, "instruction_with_input"),
-            text(instance, "output"),
-            input=limits,
-        )
-    for paraphrase in row.get("reformulations") or ():
-        yield example(
-            template, text(paraphrase, "instruction_with_input"), text(paraphrase, "output")
-        )
+    for instance in (*take(row, "instances"), *(row.get("reformulations") or ())):
+        yield example(template, text(instance, "instruction_with_input"), text(instance, "output"))
 
 
 def longform(row: Row, template: str, subset: str) -> Iterator[Example]:

@@ -3,12 +3,16 @@
 Each takes the row, the prompt template and the name of the subset.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from qlora_repro.data.prompts import render
 from qlora_repro.data.sources_rows import Row, example, take, text
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
+SOLVED = "solved"  # where a row of Super-NaturalInstructions has its task's solved examples
+FLAN_TASK_COLUMNS = ("task_name", "_task_name", "task")  # in one copy or another
 # GLUE's subset -> the columns that hold its sentences. The diagnostic set `ax` has no labels.
 GLUE_COLUMNS = {
     "cola": ("sentence",),
@@ -40,17 +44,45 @@ def glue(row: Row, template: str, subset: str) -> Iterator[Example]:
 
 
 def super_ni(row: Row, template: str, subset: str) -> Iterator[Example]:
-    """Muennighoff/natural-instructions: `task_name`, `id`, `definition`, `inputs`, `targets`."""
-    yield example(
+    """Muennighoff/natural-instructions: `task_name`, `id`, `definition`, `inputs`, `targets`.
+
+    Solved examples of the task, other rows of the set, come between definition and input, as in
+    Tk-Instruct. Where they make the source too long the last go first: the input never does.
+    """
+    definition, inputs = text(row, "definition"), text(row, "inputs")
+    solved: Sequence[Row] = row.get(SOLVED, ())
+    longest = example(
         template,
-        text(row, "definition"),
+        with_examples(definition, solved),
         text(row, "targets"),
-        input=text(row, "inputs"),
+        input=f"Input: {inputs}" if solved else inputs,
         task=text(row, "task_name"),
     )
+    shorter = [
+        render(template, with_examples(definition, solved[:count]), f"Input: {inputs}")
+        for count in reversed(range(len(solved)))
+    ]
+    yield replace(longest, shorter=tuple(shorter))
+
+
+def with_examples(definition: str, solved: Sequence[Row]) -> str:
+    """Return a task's definition followed by solved examples of it.
+
+    >>> print(with_examples("Add.", [{"inputs": "1 2", "targets": "3"}]))
+    Add.
+    <BLANKLINE>
+    Example 1
+    Input: 1 2
+    Answer: 3
+    """
+    parts = [
+        f"Example {number}\nInput: {text(row, 'inputs')}\nAnswer: {text(row, 'targets')}"
+        for number, row in enumerate(solved, start=1)
+    ]
+    return "\n\n".join([definition, *parts])
 
 
 def flan_v2(row: Row, template: str, subset: str) -> Iterator[Example]:
-    """FLAN v2 as text: `inputs`, `targets` and `task_name`, in some copies `task`."""
-    task = text(row, "task_name" if "task_name" in row else "task")
-    yield example(template, text(row, "inputs"), text(row, "targets"), task=task)
+    """FLAN v2 as text: `inputs`, `targets` and the task, whose column copies name differently."""
+    task = next((name for name in FLAN_TASK_COLUMNS if name in row), FLAN_TASK_COLUMNS[0])
+    yield example(template, text(row, "inputs"), text(row, "targets"), task=text(row, task))

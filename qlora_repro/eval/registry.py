@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx
 import jinja2
 import lm_eval.tasks
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the hub's own client
 from lm_eval.tasks import TaskManager
 
 from qlora_repro.errors import ConfigError, DataError

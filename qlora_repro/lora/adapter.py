@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,14 +24,16 @@ def attach(  # noqa: PLR0913  # LoRA's own numbers, and no more
     alpha: float,
     dropout: float,
     rslora: bool,
+    dtype: str = "float32",
     seed: int,
 ) -> PeftModel:
     """Put LoRA on the named layers and freeze the rest; return the PEFT model around the same one.
 
-    The update is scaled by alpha / r, with `rslora` by alpha / sqrt(r). Adapters are float32
-    whatever the base is. A classification head trains along in float32, and is saved with the
-    adapter. `seed` draws the initial weights; the global generators stay as they are. Gradient
-    checkpointing must be the non-reentrant kind, which needs no gradient at the frozen embeddings.
+    The update is scaled by alpha / r, with `rslora` by alpha / sqrt(r). Adapters are held in
+    `dtype` whatever the base is: drawn in float32, then rounded. A classification head trains along
+    in float32, and is saved with the adapter. `seed` draws the initial weights; the global
+    generators stay as they are. Gradient checkpointing must be the non-reentrant kind, which needs
+    no gradient at the frozen embeddings.
 
     Raises ModelError when the adapters found on the live model are not those asked for.
     """
@@ -58,8 +61,19 @@ def attach(  # noqa: PLR0913  # LoRA's own numbers, and no more
     missed = set(names) ^ set(adapters(adapted))
     if missed:
         raise ModelError(f"PEFT did not adapt exactly the layers asked for; {min(missed)} differs")
+    hold_adapters(adapted, dtype)
     _train_heads_in_float32(adapted)
     return adapted
+
+
+def hold_adapters(model: PeftModel, dtype: str) -> None:
+    """Hold a model's adapters in `dtype`: "float32" or "bfloat16"."""
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            weight.data = weight.data.to(getattr(torch, dtype))
+    if dtype != "float32":  # to which PEFT would cast what the Trainer reads from a checkpoint
+        plain: Any = model
+        plain.load_adapter = partial(type(model).load_adapter, model, autocast_adapter_dtype=False)
 
 
 def _task(model: PreTrainedModel) -> TaskType:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from httpx2 import HTTPError as TransportError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -13,6 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the hub's own client
 
 from qlora_repro.errors import ModelError
 
@@ -44,6 +44,11 @@ def hub_description(path: str, *, revision: str | None, code: bool) -> Path:
     return _download(path, revision, ["config.json", *(["*.py"] if code else [])])
 
 
+def hub_tokenizer(path: str, *, revision: str | None, code: bool) -> Path:
+    """Return a folder with a repository's tokenizer and configuration; raises ModelError."""
+    return _download(path, revision, DESCRIPTION + (["*.py"] if code else []))
+
+
 def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
     at = f"{path} at revision {revision or 'main'}"
     page = f"https://huggingface.co/{path}"
@@ -68,7 +73,7 @@ def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
         raise ModelError(
             f"the hub has no model {path}, or it is private; check model.path, or run hf auth login"
         ) from error
-    except (LocalEntryNotFoundError, TransportError, HfHubHTTPError) as error:
+    except (LocalEntryNotFoundError, httpx.HTTPError, HfHubHTTPError) as error:
         raise ModelError(
             f"the hub cannot be reached, and {_missing(error)} of {at} is not in the local cache; "
             f"run hf download {path} --revision {revision or 'main'} where there is a network, "

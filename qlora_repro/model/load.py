@@ -17,17 +17,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers import __version__ as transformers_version
 
 from qlora_repro.config import FULL_PRECISION, DtypeConfig, ModelConfig
 from qlora_repro.errors import ConfigError, LackOfMemory, ModelError
+from qlora_repro.model.attention import set_attention
 from qlora_repro.model.checkpoint import Checkpoint, find, folder_checkpoint
 from qlora_repro.model.device import SPREAD, resolve_device
 from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_bf16, weight_bytes
 from qlora_repro.model.quiet import quiet
 from qlora_repro.model.spread import free_bytes, hand_over_early, spread_map
 from qlora_repro.quant.bnb import disarm, place_shells, quantization_config
-from qlora_repro.quant.select import quantizable
-from qlora_repro.quant.simulate import simulate
+from qlora_repro.quant.select import expert_weights, quantizable
+from qlora_repro.quant.simulate import simulate, simulate_experts
 
 KINDS: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
@@ -72,12 +74,14 @@ def load_base(
     reader = _reader(model, on_disk)
     live = reader.read(dtype, dq=dq, seed=seed, storage=storage)
     names = [] if dtype.name in FULL_PRECISION else reader.expected()
+    experts = expert_weights(live) if names else []
     if dtype.backend == "simulated" and names:
         size, scales = dtype.blocksize, dtype.scales
         simulate(live, names, dtype=dtype.name, blocksize=size, dq=dq, scales=scales)
+        simulate_experts(live, experts, dtype=dtype.name, blocksize=size, dq=dq, scales=scales)
     disarm(live)
     check_quantized(live, names, dtype=dtype, dq=dq)
-    rounded = 0 if dtype.name == "fp32" else round_to_bf16(live, skip=names)
+    rounded = 0 if dtype.name == "fp32" else round_to_bf16(live, skip=[*names, *experts])
     return reader.loaded(live, rounded=rounded)
 
 
@@ -121,6 +125,7 @@ class _Reader:
         self.checkpoint = checkpoint
         self.device = device
         self.code = {"trust_remote_code": model.trust_remote_code}
+        self.attention = ""  # as the live model computes it
         self.new: list[str] = []  # weights that the checkpoint lacks
         labels = {"num_labels": model.num_labels} if model.kind == "classification" else {}
         try:
@@ -172,12 +177,15 @@ class _Reader:
             raise ModelError(self._why("its weights", error)) from error
         self.new = sorted(report["missing_keys"] | {n for n, *_ in report["mismatched_keys"]})
         self._refuse_random(f"{live.base_model_prefix}.")
+        if quantized is not None:
+            self._refuse_other_shapes(live)
         # Adapters name their base by hub id and commit, not by a folder in the hub's cache.
         live.name_or_path = live.config._name_or_path = self.checkpoint.name
         live.config._commit_hash = self.checkpoint.commit
         live.eval()
         if self.model.device == SPREAD:
             hand_over_early(live)
+        self.attention = set_attention(live, self.model.attention)
         return live
 
     def shells(self, dtype: DtypeConfig, *, dq: bool, storage: torch.dtype) -> PreTrainedModel:
@@ -188,6 +196,7 @@ class _Reader:
             place_shells(empty, quantized)
         empty.requires_grad_(False)
         empty.eval()
+        self.attention = set_attention(empty, self.model.attention)
         return empty
 
     def _device_map(self, dtype: DtypeConfig) -> dict[str, Any]:
@@ -213,6 +222,22 @@ class _Reader:
                 f"for, {bad[0]} among them, or has them in another shape; they would be random: "
                 "a whole checkpoint is needed"
             )
+
+    def _refuse_other_shapes(self, live: PreTrainedModel) -> None:
+        """Refuse a 16-bit weight as the checkpoint has it where config.json has another shape.
+
+        While it quantizes, transformers before 5.23 loads such a weight and does not report it.
+        """
+        empty = self._empty()
+        quantized = {f"{name}.weight" for name in quantizable(empty)}
+        shapes = {name: weight.shape for name, weight in empty.named_parameters()}
+        for name, weight in live.named_parameters():
+            if name not in quantized and weight.shape != shapes[name]:
+                raise ModelError(
+                    f"{self.checkpoint.name} has {name} as {tuple(weight.shape)}, and a model with "
+                    f"these settings as {tuple(shapes[name])}; transformers {transformers_version} "
+                    "cannot replace it in a quantized model, 5.23 or newer can"
+                )
 
     def _empty(self, dtype: torch.dtype | None = None) -> Any:
         """Return the architecture alone, without weights; in the checkpoint's dtype unless told."""
@@ -250,6 +275,7 @@ class _Reader:
             "architecture": type(live).__name__,
             "model_type": live.config.model_type,
             "device": self._devices(live),
+            "attention": self.attention,
             "held_in": str(live.get_input_embeddings().weight.dtype).removeprefix("torch."),
             "rounded_to_bf16": rounded,  # values that moved
             "new_weights": self.new,

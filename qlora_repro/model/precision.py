@@ -16,9 +16,10 @@ LACK = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 def round_to_bf16(model: nn.Module, *, skip: list[str]) -> int:
     """Round float32 weights to bf16 values in place, held in float32; return how many values moved.
 
-    `skip` names the modules whose weight is quantized; their biases are rounded like the rest.
+    `skip` names the modules whose weight is quantized, and single weights that are; biases are
+    rounded like the rest.
     """
-    kept = {f"{name}.weight" for name in skip}
+    kept = {*skip, *(f"{name}.weight" for name in skip)}
     moved = 0
     for name, weight in model.named_parameters():
         if name not in kept and weight.dtype == torch.float32:

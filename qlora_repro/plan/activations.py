@@ -106,14 +106,14 @@ def _inputs(
     The input of `o` is attention's output, kept already. A plain layer under autocast makes a copy
     of its input for its own adapter, and so does dropout, with a mask where the input wants a
     gradient: a byte a value on a GPU, a float on a CPU, which is where float32 is computed in.
-    Layers of bitsandbytes, and any in float32, share one.
+    Layers of bitsandbytes, fused ones, and any in float32, share one.
     """
     c = setting.compute
     if setting.full:
         return c * (_shared(block) + _norm_outputs(block))
     chosen = [linear for linear in block if linear.name in adapted]
     low_rank = c * setting.r * len(chosen)
-    if not setting.dropout and (setting.packed or not setting.autocast):
+    if not setting.dropout and (setting.packed or setting.fused or not setting.autocast):
         return c * _shared(chosen) + low_rank
     masked = [linear for linear in chosen if READS.get(linear.role) not in asleep]
     mask = (1 if c < FLOAT else FLOAT) if setting.dropout else 0

@@ -7,23 +7,22 @@ and what an allocator holds without using it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qlora_repro.plan.activations import Activations, activations
+from qlora_repro.plan.activations import FLOAT, Activations, activations
 from qlora_repro.plan.architecture import Architecture, Linear
 from qlora_repro.plan.setting import Setting
 
 CODE_BITS = {"nf4": 4, "fp4": 4, "int8": 8}  # of bitsandbytes
 DQ_BLOCKSIZE = 256  # constants that share a second-level one (Section 3)
-LOGIT = 12  # bytes: a logit in float32, its copy for the loss, its log-probability
+CHUNK = 1 << 26  # logits that our loss has in float32 at one time
 PAPER_FULL = 12  # bytes a parameter of 16-bit full fine-tuning: weight, gradient, two moments
-STATE = {  # bytes a trained parameter: AdamW has two moments
-    "adamw_torch": 8.0,
-    "adamw_torch_fused": 8.0,
+LIKE_WEIGHTS = ("adamw_torch", "adamw_torch_fused")  # two moments in the type of what trains
+STATE = {  # bytes a trained parameter of other optimizers, whatever type it trains in
     "paged_adamw_32bit": 8.0,
     "adamw_8bit": 2 + 8 / 256,  # two codes, and two float32 scales for each 256 of them
     "paged_adamw_8bit": 2 + 8 / 256,
     "sgd": 0.0,
 }
-STEP = {"adamw_torch": 4}  # bytes a trained parameter for the time of a step: it takes all at once
+WHOLE_STEP = ("adamw_torch",)  # takes all weights at once, with a value a weight beside them
 
 STEPPING = "the optimizer's step"
 
@@ -75,8 +74,11 @@ def optimizer_bytes(sizes: Architecture, setting: Setting, adapted: Sequence[Lin
 
     Adafactor keeps a float32 a row and a column of each matrix.
     """
+    trains = trained_params(sizes, setting, adapted)
+    if setting.optim in LIKE_WEIGHTS:
+        return 2 * setting.trained * trains
     if setting.optim != "adafactor":
-        return round(STATE[setting.optim] * trained_params(sizes, setting, adapted))
+        return round(STATE[setting.optim] * trains)
     if setting.full:
         return 4 * (sum(x.n_in + x.n_out for x in sizes.linears) + sizes.vectors)
     return 4 * sum(x.n_in + x.n_out + 2 * setting.r for x in adapted)
@@ -136,16 +138,16 @@ def training(sizes: Architecture, setting: Setting, adapted: Sequence[Linear]) -
     ways = {way: activations(sizes, setting, adapted, checkpointing=way) for way in (True, False)}
     live = ways[setting.checkpointing]
     copies = trains * setting.compute if setting.autocast else 0
-    logits = LOGIT * setting.rows * setting.predicted * sizes.vocab
+    loss = loss_bytes(sizes, setting)
     moments = _moments(
         setting,
         live,
         fixed=weights + scales + adapters + state,
         gradients=count,
         copies=copies,
-        logits=logits,
+        loss=loss,
     )
-    moments[STEPPING] += STEP.get(setting.optim, 0) * trains
+    moments[STEPPING] += count if setting.optim in WHOLE_STEP else 0
     return Training(
         weights=weights,
         scales=scales,
@@ -156,30 +158,62 @@ def training(sizes: Architecture, setting: Setting, adapted: Sequence[Linear]) -
         activations=live.most,
         checkpointed=ways[True].most,
         unchecked=ways[False].most,
-        logits=logits,
+        logits=loss.most,
         moments=moments,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Bytes from the output layer to its gradient."""
+
+    logits: int  # as the output layer leaves them
+    most: int  # at the loss's fullest moment, them included
+    head: int  # a 16-bit copy of an output layer held in float32, for its backward pass
+
+
+def loss_bytes(sizes: Architecture, setting: Setting) -> Loss:
+    """Return what the loss takes.
+
+    transformers' own has three float32 values a logit at its fullest, which is in its backward
+    pass: log-probability, its gradient, and the logit's. So has ours where logits are in float32 on
+    a CPU. Elsewhere ours has the logits and their gradient, and float32 values of a chunk of them
+    twice, with those of the chunk before where there are several; logits are in 16 bits unless the
+    mixed precision of PEFT's own layers widens them.
+    """
+    count = setting.rows * setting.predicted * sizes.vocab
+    narrow = setting.compute < FLOAT
+    if setting.plain_loss or not narrow:
+        most = 3 * FLOAT * count
+    else:
+        width = FLOAT if setting.autocast and not setting.fused else setting.compute
+        most = 2 * width * count + FLOAT * (2 * count if count <= CHUNK else 3 * CHUNK)
+    copied = narrow and not setting.full and setting.held > setting.compute
+    head = (sizes.head or sizes.embedding) * setting.compute if copied else 0
+    return Loss(logits=setting.compute * count, most=most, head=head)
+
+
 def _moments(
-    setting: Setting, live: Activations, *, fixed: int, gradients: int, copies: int, logits: int
+    setting: Setting, live: Activations, *, fixed: int, gradients: int, copies: int, loss: Loss
 ) -> dict[str, int]:
     """Return the bytes in use at each moment that can be the peak.
 
     Copies for the forward pass go with it, but for those that the backward pass reads, which are
-    all of them without checkpointing.
+    all of them without checkpointing. Fused layers have theirs until the step.
     """
     waiting = fixed + (gradients if setting.accumulates else 0)
-    kept = 0 if setting.checkpointing else copies
+    kept = 0 if setting.checkpointing and not setting.fused else copies
+    cast = copies if setting.fused else 0
     return {
-        "the end of the forward pass": waiting + live.stored + copies + logits // 6,
-        "the loss": waiting + live.stored + kept + logits,
+        "the end of the forward pass": waiting + live.stored + copies + loss.logits + loss.head,
+        "the loss": waiting + live.stored + kept + loss.most + loss.head,
         "the backward pass's first block": waiting + live.most + kept,
         "the backward pass's last block": fixed
         + gradients
         + live.first
         + live.recomputed
-        + live.transient,
+        + live.transient
+        + cast,
         STEPPING: fixed + gradients,
     }
 

@@ -17,6 +17,9 @@ class Setting:
     blocksize: int
     dq: bool
     compute: int  # bytes of a value in the forward pass
+    kept: int  # bytes of a weight that is not quantized, and of the residual stream
+    plain_loss: bool  # transformers' own loss, over all positions at once
+    fused: bool  # LoRA layers are one function of autograd each
     r: int
     full: bool  # every weight trains, in float32
     adapters: int  # bytes of an adapter's weight
@@ -42,7 +45,7 @@ class Setting:
     @property
     def held(self) -> int:
         """Bytes of a weight that is not quantized; full fine-tuning holds all in float32."""
-        return 4 if self.full else self.compute
+        return 4 if self.full else self.kept
 
     @property
     def trained(self) -> int:
@@ -58,29 +61,37 @@ class Setting:
 def setting(cfg: RunConfig, *, length: int | None = None) -> Setting:
     """Return a run's settings; `length` stands in for the longest rows the run allows.
 
-    Raises ConfigError for a plan section that cannot be, and for a quantized base that is to train.
+    Where the run leaves its micro-batch or checkpointing open, they are what takes least: one row,
+    with checkpointing. Raises ConfigError for a plan section that cannot be, and for a quantized
+    base that is to train.
     """
     check(cfg)
     data, train = cfg.data, cfg.train
     tokens = length or cfg.plan.length or data.max_source_len + data.max_target_len
+    rows = 1 if train.micro_batch_size == "auto" else train.rows
+    checkpointing = train.gradient_checkpointing == "auto" or train.checkpoints
     whole = data.train_on_source or cfg.model.kind != "causal"
+    compute = BYTES[cfg.dtype.compute_dtype]
     return Setting(
         dtype=cfg.dtype.name,
         backend=cfg.dtype.backend,
         blocksize=cfg.dtype.blocksize,
         dq=cfg.dq,
-        compute=BYTES[cfg.dtype.compute_dtype],
+        compute=compute,
+        kept=compute,
+        plain_loss=False,
+        fused=cfg.lora.fused and not cfg.full_finetuning and cfg.dtype.name != "int8",
         r=cfg.lora.r,
         full=cfg.full_finetuning and train.max_steps > 0,
         adapters=BYTES[cfg.lora.dtype],
         optim=train.optim,
-        rows=train.micro_batch_size,
+        rows=rows,
         length=tokens,
         predicted=tokens if whole else min(tokens, data.max_target_len),
-        checkpointing=train.gradient_checkpointing,
-        accumulates=train.batch_size > train.micro_batch_size,
+        checkpointing=checkpointing,
+        accumulates=train.batch_size > rows,
         dropout=cfg.lora.dropout > 0,
-        padded=train.micro_batch_size > 1,
+        padded=rows > 1,
     )
 
 

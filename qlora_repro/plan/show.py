@@ -1,12 +1,13 @@
 """A plan as the user sees it: a table of parts, a line a GPU, the simulated paging."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from qlora_repro.config import PlanConfig
 from qlora_repro.errors import RunError
 from qlora_repro.plan.breakdown import PAPER_FULL
+from qlora_repro.plan.micro_batch import MicroBatch
 from qlora_repro.plan.paging import Demand, simulate
 from qlora_repro.plan.todo import Todo
 from qlora_repro.records import MemoryPlan
@@ -65,8 +66,13 @@ def table(found: MemoryPlan) -> Table:
     return made
 
 
-def lines(found: MemoryPlan, plan: PlanConfig) -> list[str]:
-    """Return what the table does not say: counts, the moment of the peak, cards, paging."""
+def lines(
+    found: MemoryPlan, plan: PlanConfig, *, chosen: Mapping[int, MicroBatch] | None = None
+) -> list[str]:
+    """Return what the table does not say: counts, the moment of the peak, cards, paging.
+
+    `chosen` is the micro-batch of each card where the run leaves it to the planner.
+    """
     bits = "" if found.bits is None else f", {found.bits:.3f} bits a quantized parameter"
     said = [
         f"{found.params / 1e9:.3f} B parameters{bits}; {found.trained / 1e6:.1f} M train",
@@ -77,16 +83,20 @@ def lines(found: MemoryPlan, plan: PlanConfig) -> list[str]:
             f"16-bit full fine-tuning as the paper counts it, {PAPER_FULL} bytes a parameter: "
             f"{gb(PAPER_FULL * found.params)} GB; here what trains is held in float32"
         )
-    said += [card_line(found, card, plan) for card in plan.gpus]
+    said += [card_line(found, card, plan, micro=(chosen or {}).get(card)) for card in plan.gpus]
     return said + spread_lines(found, plan) + paging_lines(found, plan)
 
 
-def card_line(found: MemoryPlan, card: int, plan: PlanConfig) -> str:
-    """Return which of training and inference a card holds."""
+def card_line(
+    found: MemoryPlan, card: int, plan: PlanConfig, *, micro: MicroBatch | None = None
+) -> str:
+    """Return which of training and inference a card holds, and by what micro-batch it trains."""
     room = card_bytes(card, plan)
     trains = "holds it" if found.peak <= room else "does not hold it"
     if found.peak > room and pages(found) and max(found.busy, found.stepping) <= room:
         trains = "holds it with optimizer states paged out"
+    if micro is not None and trains != "does not hold it":
+        trains += f" ({micro.describe()})"
     answers = "holds it" if found.inference_peak <= room else "does not hold it"
     return f"{card} GB card ({gb(room)} GB for tensors): training {trains}, inference {answers}"
 

@@ -10,6 +10,12 @@ from qlora_repro.errors import Busy, ConfigError, QloraError
 from qlora_repro.plan import show
 from qlora_repro.plan.architecture import Architecture, Linear, architecture
 from qlora_repro.plan.breakdown import bits, inference, trained_params, training
+from qlora_repro.plan.micro_batch import (
+    MicroBatch,
+    choose_micro_batch,
+    leaves_open,
+    settle_micro_batch,
+)
 from qlora_repro.plan.setting import Setting, setting
 from qlora_repro.plan.todo import todo
 from qlora_repro.records import MemoryPlan
@@ -35,7 +41,7 @@ def plan(cfg: RunConfig) -> MemoryPlan:
     say(show.table(found))
     if cfg.scale.stand_in:
         say(f"scale=small: {cfg.scale.stand_in}")
-    for line in show.lines(found, cfg.plan):
+    for line in show.lines(found, cfg.plan, chosen=chosen_by_card(cfg)):
         say(line)
     say(todo(cfg).words())
     try:
@@ -49,10 +55,24 @@ def plan(cfg: RunConfig) -> MemoryPlan:
 
 
 def predicted(cfg: RunConfig) -> MemoryPlan:
-    """Return what a run would take."""
+    """Return what a run would take: where it leaves the micro-batch open, on plan.memory, or least.
+
+    The least that it takes is one row with checkpointing, which is what is chosen for no card.
+    """
+    memory = None if cfg.plan.memory is None else show.card_bytes(cfg.plan.memory, cfg.plan)
+    cfg = settle_micro_batch(cfg, choose_micro_batch(cfg, memory))
     asked = setting(cfg)
     sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
     return _record(cfg, asked, sizes, adapted)
+
+
+def chosen_by_card(cfg: RunConfig) -> dict[int, MicroBatch]:
+    """Return what the planner chooses for each card; nothing where the run states it all."""
+    if not leaves_open(cfg.train):
+        return {}
+    return {
+        card: choose_micro_batch(cfg, show.card_bytes(card, cfg.plan)) for card in cfg.plan.gpus
+    }
 
 
 def _record(
@@ -118,6 +138,9 @@ def foretold(cfg: RunConfig, training: dict[str, Any] | None) -> int | None:
     if training and training.get("sharded"):
         return None
     longest = training.get("longest") if training else None
+    if training and "micro_batch_size" in training:  # not in a record from before it was noted
+        rows, checkpointing = training["micro_batch_size"], training["gradient_checkpointing"]
+        cfg = settle_micro_batch(cfg, MicroBatch(rows=rows, checkpointing=checkpointing))
     try:
         return predicted_peak(cfg, length=longest) if longest else None
     except QloraError:

@@ -23,7 +23,7 @@ from qlora_repro.quant.layers import (
     shell_of,
     storage_of,
 )
-from qlora_repro.quant.select import quantizable
+from qlora_repro.quant.select import expert_weights, quantizable
 
 
 class StreamedConfig(BitsAndBytesConfig):
@@ -86,6 +86,7 @@ def quantize_in_place(
     Names, errors and dtypes are as for `quantization_config`; names come from `quantizable`.
     """
     layout = Layout(dtype, blocksize, dq, compute_dtype)
+    _refuse_experts(model)
     for name in names:
         module: Any = model.get_submodule(name)
         if type(module) not in (nn.Linear, Conv1D):
@@ -146,6 +147,18 @@ def place_shells(model: PreTrainedModel, config: Any) -> None:
     _mark(model, config.layout)
 
 
+def _refuse_experts(model: nn.Module) -> None:
+    """Refuse experts that are one 3-D weight a layer, which bitsandbytes leaves in 16 bits."""
+    if experts := expert_weights(model):
+        size = sum(model.get_parameter(name).numel() for name in experts)
+        share = size / sum(weight.numel() for weight in model.parameters())
+        raise ModelError(
+            f"{experts[0]} holds all experts of its layer in one weight, which bitsandbytes does "
+            f"not quantize: {share:.0%} of the model would stay in 16 bits; use "
+            "dtype.backend=simulated"
+        )
+
+
 def _declare(model: nn.Module, layout: Layout) -> None:
     _mark(model, layout)
     refuse_misread(model)
@@ -161,6 +174,7 @@ def _mark(model: nn.Module, layout: Layout) -> None:
 
 def _before_loading(model: PreTrainedModel, config: Any) -> None:
     """Replace what is to be quantized; all of it is on the meta device."""
+    _refuse_experts(model)
     for name in quantizable(model, skip=config.llm_int8_skip_modules or ()):
         storage = storage_of(model, name, config.layout)
         shell = shell_of(model.get_submodule(name), config.layout, storage=storage)

@@ -1,7 +1,7 @@
 """Bits per parameter, read off the live model: what is stored, not what was asked for."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,16 +12,18 @@ from transformers.pytorch_utils import Conv1D
 from qlora_repro.errors import ModelError
 from qlora_repro.quant.codebook import codebook
 from qlora_repro.quant.layers import quantized, row_scales
+from qlora_repro.quant.select import output_embeddings
 from qlora_repro.quant.simulate import SimulatedState
 
 SINGLE = "float32"  # constants as they are computed
+EXPERTS = "simulated_experts"  # a weight of all experts of a layer
 
 
 @dataclass(frozen=True)
 class Layer:
     """One quantized weight, as found."""
 
-    kind: str  # Linear4bit, Linear8bitLt or simulated
+    kind: str  # Linear4bit, Linear8bitLt, simulated or EXPERTS
     dtype: str  # nf4, fp4, int8, ...
     params: int
     code_bytes: int
@@ -73,7 +75,9 @@ def storage(model: nn.Module) -> Storage:
 
     Raises ModelError for a layer that should be quantized and holds no codes.
     """
-    layers = [layer for name, module in model.named_modules() if (layer := _layer(name, module))]
+    layers = [
+        layer for name, module in model.named_modules() for layer in _layers(name, module).values()
+    ]
     tables = {table.data_ptr(): table for layer in layers for table in layer.tables}
     return Storage(
         modules=dict(Counter(layer.kind for layer in layers)),
@@ -85,9 +89,41 @@ def storage(model: nn.Module) -> Storage:
         code_bytes=sum(layer.code_bytes for layer in layers),
         scale_bytes=sum(layer.scale_bytes for layer in layers),
         table_bytes=sum(table.nbytes for table in tables.values()),
-        simulated=any(layer.kind == "simulated" for layer in layers),
+        simulated=any(layer.kind in ("simulated", EXPERTS) for layer in layers),
         kept=_kept(model),
     )
+
+
+def unquantized_weights(model: nn.Module) -> dict[str, int]:
+    """Return how many parameters each weight of the base has that could be in codes and is not.
+
+    Embeddings, heads, vectors and adapters do not count: these stay 16-bit. What is left beside the
+    quantized ones should be little, such as the routers of a mixture of experts.
+    """
+    wrapped: Any = model
+    inner = wrapped.get_base_model() if hasattr(model, "get_base_model") else model
+    base: nn.Module = getattr(inner, "base_model", inner)
+    inside = {id(module) for module in base.modules()}
+    head = output_embeddings(inner)
+    left = {}
+    for name, module in inner.named_modules():
+        if id(module) not in inside or module is head or isinstance(module, nn.Embedding):
+            continue
+        quantized = _layers(name, module)
+        for leaf, weight in module.named_parameters(recurse=False):
+            full = f"{name}.{leaf}"
+            if weight.dim() > 1 and leaf not in quantized and "lora_" not in full:
+                left[full] = weight.numel()
+    return left
+
+
+def _layers(name: str, module: nn.Module) -> dict[str, Layer]:
+    """Return the quantized weights of a module, by the names of its parameters."""
+    # vars(): peft's wrapper hands on its base layer's attributes and would be counted as well
+    experts: dict[str, SimulatedState] = vars(module).get(EXPERTS, {})
+    layers = {leaf: replace(_simulated(state), kind=EXPERTS) for leaf, state in experts.items()}
+    layer = _layer(name, module)
+    return layers | ({"weight": layer} if layer else {})
 
 
 def _layer(name: str, module: nn.Module) -> Layer | None:
@@ -96,7 +132,6 @@ def _layer(name: str, module: nn.Module) -> Layer | None:
             kind = type(module).__name__
             raise ModelError(f"{name} is a {kind} without codes: its weight was never quantized")
         return _linear4bit(module) if isinstance(module, Linear4bit) else _linear8bit(module)
-    # vars(): peft's wrapper hands on its base layer's attributes and would be counted as well
     state = vars(module).get("simulated")
     return _simulated(state) if isinstance(state, SimulatedState) else None
 
@@ -158,9 +193,9 @@ def _kept(model: nn.Module) -> tuple[Kept, ...]:
     counts: Counter[tuple[str, str]] = Counter()
     seen: set[int] = set()  # a tied weight counts once
     for name, module in model.named_modules():
+        quantized = _layers(name, module)
         for leaf, param in module.named_parameters(recurse=False):
-            quantized = leaf == "weight" and _layer(name, module) is not None
-            if not quantized and id(param) not in seen:
+            if leaf not in quantized and id(param) not in seen:
                 role = _role(f"{name}.{leaf}", module)
                 counts[role, str(param.dtype).removeprefix("torch.")] += param.numel()
             seen.add(id(param))

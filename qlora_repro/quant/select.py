@@ -1,4 +1,4 @@
-"""Which of a model's layers are linear ones of its base, and which of these are quantized."""
+"""Which of a model's layers are linear ones of its base, and which weights are quantized."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ def linear_layers(model: nn.Module) -> list[str]:
     """
     base = getattr(model, "base_model", model)
     inside = {id(module) for module in base.modules()}
-    head = _output_embeddings(model)
+    head = output_embeddings(model)
     return [
         name
         for name, module in model.named_modules()
@@ -47,7 +47,23 @@ def quantizable(model: nn.Module, *, skip: Iterable[str] = ()) -> list[str]:
     return names
 
 
-def _output_embeddings(model: nn.Module) -> nn.Module | None:
+def expert_weights(model: nn.Module) -> list[str]:
+    """Return the names of the weights that hold all experts of a layer: (experts, out, in).
+
+    transformers keeps a mixture's experts as 3-D parameters, not as linear layers, on modules that
+    declare by `is_transposed` whether each expert's matrix is (in, out) instead.
+    """
+    return [
+        f"{name}.{leaf}"
+        for name, module in model.named_modules()
+        if hasattr(module, "is_transposed")
+        for leaf, weight in module.named_parameters(recurse=False)
+        if weight.dim() == 3
+    ]
+
+
+def output_embeddings(model: nn.Module) -> nn.Module | None:
+    """Return a language model's head; None for a model without one."""
     find = getattr(model, "get_output_embeddings", None)
     return find() if find else None
 

@@ -1,6 +1,9 @@
 """Round-trip a model's weights through any codebook at any block size; its linears stay plain."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ class SimulatedState:
     code_bits: int  # of one packed code
     n_scales: int  # absmax, one per block
     n_nested: int  # second-level absmax; 0 without double quantization
+    matrices: int = 1  # that were quantized each by itself: the experts of a fused weight
 
     @property
     def code_bytes(self) -> int:
@@ -33,7 +37,7 @@ class SimulatedState:
     @property
     def scale_bytes(self) -> int:
         """Return the bytes of all constants: fp32, or 8-bit ones with fp32 ones and an offset."""
-        return self.n_scales + 4 * (self.n_nested + 1) if self.dq else 4 * self.n_scales
+        return self.n_scales + 4 * (self.n_nested + self.matrices) if self.dq else 4 * self.n_scales
 
 
 def round_trip(
@@ -70,23 +74,82 @@ def simulate(
     bitsandbytes gets it. Each module is marked with `simulated`, a SimulatedState. Returns the
     relative error of each weight: the norm of the change over the norm of the weight.
     """
-    bits = code_bits(codebook(dtype, blocksize=blocksize))
     errors = {}
     for name in names:
         module = model.get_submodule(name)
         weight: Tensor = module.weight  # type: ignore[assignment]
         rows = weight.T if isinstance(module, Conv1D) else weight  # (out, in)
-        try:
+        with _naming(name):
             read = round_trip(rows, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        norm = rows.float().norm()
-        errors[name] = float((read.float() - rows.float()).norm() / norm) if norm else 0.0
+        errors[name] = _relative_error(rows, read)
         weight.copy_(read.T if isinstance(module, Conv1D) else read)
         weight.requires_grad_(False)
-        n_scales = -(-weight.numel() // blocksize)
-        n_nested = -(-n_scales // DQ_BLOCKSIZE) if dq else 0
-        counts = (weight.numel(), bits, n_scales, n_nested)
-        state = SimulatedState(dtype, blocksize, dq, scales, *counts)
+        state = _state(weight, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
         module.simulated = state  # type: ignore[assignment]
     return errors
+
+
+@torch.no_grad()
+def simulate_experts(
+    model: nn.Module,
+    names: list[str],
+    *,
+    dtype: str,
+    blocksize: int,
+    dq: bool,
+    scales: str = "dynamic8",
+) -> dict[str, float]:
+    """Round-trip the named weights, of all experts of a layer each, in place and freeze them.
+
+    Every expert's matrix is quantized by itself as (out, in), as if it were a linear layer's. Names
+    come from `expert_weights`. Each module is marked with `simulated_experts`, a SimulatedState by
+    the name of its parameter. Returns relative errors as `simulate` does.
+    """
+    errors = {}
+    for name in names:
+        place, _, leaf = name.rpartition(".")
+        module: Any = model.get_submodule(place)
+        weight: Tensor = getattr(module, leaf)  # (E, out, in), or (E, in, out)
+        rows = weight.mT if module.is_transposed else weight  # (E, out, in)
+        before = rows.clone()
+        with _naming(name):
+            for expert in rows:
+                read = round_trip(expert, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
+                expert.copy_(read)
+        errors[name] = _relative_error(before, rows)
+        weight.requires_grad_(False)
+        states = module.__dict__.setdefault("simulated_experts", {})
+        states[leaf] = _state(weight, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
+    return errors
+
+
+def _state(weight: Tensor, *, dtype: str, blocksize: int, dq: bool, scales: str) -> SimulatedState:
+    """Return what a weight's codes and constants take; the experts of a 3-D one count apart."""
+    matrices = len(weight) if weight.dim() == 3 else 1
+    n_scales = -(-weight.numel() // matrices // blocksize)  # of one matrix
+    n_nested = -(-n_scales // DQ_BLOCKSIZE) if dq else 0
+    return SimulatedState(
+        dtype=dtype,
+        blocksize=blocksize,
+        dq=dq,
+        scales=scales,
+        n_codes=weight.numel(),
+        code_bits=code_bits(codebook(dtype, blocksize=blocksize)),
+        n_scales=matrices * n_scales,
+        n_nested=matrices * n_nested,
+        matrices=matrices,
+    )
+
+
+def _relative_error(weight: Tensor, read: Tensor) -> float:
+    norm = weight.float().norm()
+    return float((read.float() - weight.float()).norm() / norm) if norm else 0.0
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say which weight it is that cannot be quantized."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config import RunConfig, names_template_file
 
 WEIGHTS = ("model", "dtype", "dq", "lora", "data", "train", "seed")
 UNTUNED = ("model", "dtype", "dq")
@@ -24,13 +24,17 @@ DECIDES = {
 # What the code did before a setting existed. A setting is part of an identity only where it differs
 # from that, so that runs from before keep theirs; a run from before is repeated with these values.
 LEGACY: dict[str, dict[str, Any]] = {
+    "model": {"attention": "sdpa"},
     "lora": {"dtype": "float32", "fused": False},
-    "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0},
+    "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0, "mix": None},
     "train": {"loss_mean": "token", "kernels": "none"},
 }
 # Where it runs, what is kept and printed on the way: none of it changes a result.
 IRRELEVANT = {
-    "model": ("tuned", "device", "note", "architecture", "config"),
+    "model": (
+        *("tuned", "device", "note", "architecture", "config"),
+        "attention",  # equal to rounding
+    ),
     "lora": ("fused",),  # equal to rounding
     "train": (
         *("name", "epochs", "sharded", "save_steps", "keep_checkpoints", "log_steps"),
@@ -92,6 +96,8 @@ def section(name: str, values: Any) -> Any:
     own = name in ("eval", "generate", "judge")
     if own or "local" in (values.get("name"), values.get("source")):
         kept |= {k: _contents(kept[k]) for k in OWN.get(name, ())}
+    if names_template_file(kept.get("template") or ""):
+        kept["template"] = _contents(kept["template"])
     return kept
 
 

@@ -14,6 +14,8 @@ from qlora_repro.config import TrainConfig
 from qlora_repro.data.collate import Collate
 from qlora_repro.data.encode import Row
 from qlora_repro.data.order import order
+from qlora_repro.lora.fused import CastOnce, FusedForward
+from qlora_repro.model.checkpointing import checkpointing_arguments
 from qlora_repro.model.quiet import without_bars
 from qlora_repro.ranks import processes, rank
 from qlora_repro.together import together
@@ -26,7 +28,11 @@ from qlora_repro.train.checkpoint import (
 from qlora_repro.train.dropout import DropoutDraw
 from qlora_repro.train.loss import TargetLoss
 from qlora_repro.train.memory import MemoryPeak, naming_lack_of_memory
+from qlora_repro.train.paging import choose_optimizer, free_pages
 from qlora_repro.train.progress import ShowProgress
+
+WORKERS = 2  # processes that make the next batches while a GPU computes
+LIGER = {"fused_linear_cross_entropy": False, "cross_entropy": False}  # the loss is loss.py's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,16 @@ class Step:
     loss: float  # nats a token, mean over the step's trained tokens
     grad_norm: float | None  # before clipping
     lr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """How the passes were computed."""
+
+    autocast: bool  # accelerate's mixed precision around the model
+    fused_layers: int  # LoRA layers that compute in one function of autograd
+    tf32: bool  # float32 products of a GPU in TF32
+    kernels: str  # none, or liger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +69,11 @@ class TrainResult:
     seconds: float  # of this process: a resumed run counts from where it was taken up
     tokens_per_second: float | None  # real tokens; None when nothing was left to train
     resumed_from: int  # step; 0 for a run in one go
+    micro_batch_size: int  # sequences in a forward pass, of each process
+    gradient_checkpointing: bool
     peak_memory: int  # bytes, of rank 0: CUDA allocator, or resident set on a CPU
+    paged_memory: int | None  # bytes beside it of states that page; None on a CPU
+    numerics: Numerics
     processes: int  # that trained on one batch together
     sharded: bool  # the base lay divided among them
     backend: str | None  # by which they met: gloo or nccl; None for one process alone
@@ -113,41 +133,56 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     )
     seen = [rows[i] for i in sequence]
     batches = [seen[i : i + cfg.batch_size] for i in range(0, len(seen), cfg.batch_size)]
-    loss, peak = TargetLoss(), MemoryPeak(device)
+    loss = TargetLoss(sequences=cfg.batch_size if cfg.loss_mean == "sequence" else None)
+    peak, cast = MemoryPeak(device), CastOnce(model)
+    numerics = _numerics(model, cfg, job, device=device, fused=len(cast.forwards))
     progress = ShowProgress([sum(map(len, batch)) for batch in batches])
-    dropout = DropoutDraw(job.seed, cfg.batch_size // cfg.micro_batch_size)
+    dropout = DropoutDraw(job.seed, cfg.batch_size // cfg.rows)
     keep = KeepWhole(folder, keep=cfg.keep_checkpoints)
     trainer = Trainer(
         model,
-        arguments(cfg, job, optim=optim, device=device),
+        arguments(cfg, job, optim=optim, device=device, numerics=numerics),
         job.collate,
         train_dataset=Rows(rows, sequence),
         compute_loss_func=loss,
-        callbacks=[loss, dropout, keep, peak, progress, *job.watch],
+        optimizer_cls_and_kwargs=choose_optimizer(cfg, model, device=device.type),
+        callbacks=[loss, dropout, cast, keep, peak, progress, *job.watch],
     )
     trainer.remove_callback(PrinterCallback)  # ShowProgress says it
     start = newest_whole_checkpoint(folder) if rank() == 0 else None
     if processes() > 1:
         start = together().agreed(start)
     began = time.monotonic()
-    lack_of_memory = naming_lack_of_memory(model, cfg.micro_batch_size)
-    with progress, without_bars(), naming_full_disk(folder), lack_of_memory:
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    seconds = time.monotonic() - began
+    lack_of_memory = naming_lack_of_memory(model, cfg.rows)
+    try:
+        with progress, without_bars(), naming_full_disk(folder), lack_of_memory:
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        seconds, paged = time.monotonic() - began, peak.paged()
+        steps = _steps(trainer)
+    finally:
+        # Scores are computed without the mixed precision of training, as they were before it.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.accelerator.free_memory()
+        free_pages()
     resumed = 0 if start is None else step_of(start)
     here = sum(map(len, seen[resumed * cfg.batch_size :]))
     return TrainResult(
-        steps=_steps(trainer),
+        steps=steps,
         optim=optim,
         tokens=sum(map(len, seen)),
         trained_tokens=sum(row.trained for row in seen),
-        padded=0.0 if cfg.packing else _padded(seen, cfg.micro_batch_size),
+        padded=0.0 if cfg.packing else _padded(seen, cfg.rows),
         longest=max(map(len, seen), default=0),
         epochs=len(sequence) / len(rows),
         seconds=seconds,
         tokens_per_second=here / seconds if here else None,
         resumed_from=resumed,
+        micro_batch_size=cfg.rows,
+        gradient_checkpointing=cfg.checkpoints,
         peak_memory=peak.bytes(),
+        paged_memory=paged,
+        numerics=numerics,
         processes=processes(),
         sharded=cfg.sharded,
         backend=distributed.get_backend() if processes() > 1 else None,
@@ -168,31 +203,63 @@ class OneDevice(TrainingArguments):
         return False
 
 
-def arguments(cfg: TrainConfig, job: Job, *, optim: str, device: torch.device) -> TrainingArguments:
+def _numerics(
+    model: nn.Module, cfg: TrainConfig, job: Job, *, device: torch.device, fused: int
+) -> Numerics:
+    """Return how the passes are to be computed.
+
+    Mixed precision casts what a layer does not cast itself. Where weights are held in the dtype of
+    the passes and each adapter's layer casts its adapter, nothing is left to cast. A CPU computes
+    in the dtype that the weights are held in.
+    """
+    halves = job.compute_dtype != "float32" and device.type != "cpu"
+    learning = [p for p in model.parameters() if p.requires_grad]
+    cast_already = fused > 0 and sum(p.numel() for p in learning) == _adapter_size(model)
+    held = all(str(p.dtype) == f"torch.{job.compute_dtype}" for p in learning)
+    scales_loss = job.compute_dtype == "float16"
+    return Numerics(
+        autocast=halves and (scales_loss or not (cast_already or held)),
+        fused_layers=fused,
+        tf32=halves,
+        kernels=cfg.kernels if device.type == "cuda" else "none",
+    )
+
+
+def _adapter_size(model: nn.Module) -> int:
+    """Return how many of a model's weights are adapters of fused layers."""
+    layers = (m for m in model.modules() if isinstance(vars(m).get("forward"), FusedForward))
+    return sum(p.numel() for layer in layers for p in layer.parameters() if p.requires_grad)
+
+
+def arguments(
+    cfg: TrainConfig, job: Job, *, optim: str, device: torch.device, numerics: Numerics
+) -> TrainingArguments:
     """Return the Trainer's arguments: the paper's settings, and nothing that talks or guesses."""
     on_gpu = device.type != "cpu"  # a CPU computes in the dtype that the weights are held in
     return OneDevice(
         output_dir=str(job.folder),
         optim=optim,
         learning_rate=cfg.lr,
-        per_device_train_batch_size=cfg.micro_batch_size,
-        gradient_accumulation_steps=cfg.batch_size // (cfg.micro_batch_size * processes()),
+        per_device_train_batch_size=cfg.rows,
+        gradient_accumulation_steps=cfg.batch_size // (cfg.rows * processes()),
         max_steps=cfg.max_steps,
         lr_scheduler_type=cfg.schedule,
         warmup_steps=cfg.warmup_steps,
         max_grad_norm=cfg.max_grad_norm,
         adam_beta2=cfg.beta2,
         weight_decay=cfg.weight_decay,
-        activation_checkpointing=cfg.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        **checkpointing_arguments(cfg.checkpoints),
         train_sampling_strategy="sequential",  # the order is fixed in data/order.py
         save_strategy="steps" if cfg.save_steps else "no",
         save_steps=cfg.save_steps or 1,
         save_total_limit=None,  # KeepWhole deletes, once the newer one is whole
         logging_steps=cfg.log_steps,
         logging_nan_inf_filter=False,
-        bf16=job.compute_dtype == "bfloat16" and on_gpu,
-        fp16=job.compute_dtype == "float16" and on_gpu,
+        bf16=job.compute_dtype == "bfloat16" and numerics.autocast,
+        fp16=job.compute_dtype == "float16" and numerics.autocast,
+        tf32=numerics.tf32 or None,
+        use_liger_kernel=numerics.kernels == "liger",
+        liger_kernel_config=LIGER if numerics.kernels == "liger" else None,
         use_cpu=not on_gpu,
         ddp_find_unused_parameters=False,  # every adapter is used in every pass
         ddp_broadcast_buffers=False,  # they are constants
@@ -202,6 +269,7 @@ def arguments(cfg: TrainConfig, job: Job, *, optim: str, device: torch.device) -
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
+        dataloader_num_workers=WORKERS if on_gpu else 0,
     )
 
 

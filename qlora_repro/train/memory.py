@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qlora_repro.errors import LackOfMemory
+from qlora_repro.train.paging import paged_bytes
 
 LACK = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 ADAM_STATE = 8  # bytes a trained parameter: two moments in 32 bits
@@ -28,11 +29,31 @@ class MemoryPeak(TrainerCallback):
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
+    def paged(self) -> int | None:
+        """Return the bytes of managed memory, which the allocator does not count; None on a CPU."""
+        return paged_bytes() if self.device.type == "cuda" else None
+
     def bytes(self) -> int:
         """Return the peak: CUDA's allocator, or the resident set of the whole process on a CPU."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def free_bytes(device: torch.device, *, reserve: float) -> int | None:
+    """Return what a run can have of its GPU, its model included; None on a CPU.
+
+    `reserve` GB go to no tensor. In several processes it is the least of their GPUs, so that all
+    choose alike; they have met before.
+    """
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    ours = free + torch.cuda.memory_reserved(device)
+    least = torch.tensor(min(ours, round(total - reserve * 1e9)), device=device)
+    if distributed.is_initialized():
+        distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+    return int(least)
 
 
 def fixed_bytes(model: nn.Module) -> int:

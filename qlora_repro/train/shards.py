@@ -20,6 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qlora_repro.errors import ModelError
 
@@ -49,15 +50,25 @@ def shard(model: Any, device: torch.device) -> None:
     inner._is_fsdp_managed_module = True  # transformers' mark: answers end in all processes at once
 
 
-def train_in_shards(model: Any, device: torch.device, *, compute_dtype: torch.dtype) -> None:
-    """Shard a model with adapters for the Trainer; on GPUs the forward pass has `compute_dtype`."""
-    shard(model, device)
+def ready_for_training(model: Any) -> None:
+    """Let a model in shards be trained: the processes' gradients are averaged."""
     for weight in model.parameters():
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(_average)
-    if device.type != "cpu" and compute_dtype != torch.float32:
-        model.forward = torch.autocast(device.type, dtype=compute_dtype)(model.forward)
     model._is_accelerate_prepared = True  # or accelerate wraps it in DDP, which refuses shards
+
+
+class Autocast(TrainerCallback):
+    """Computes in mixed precision where the Trainer's arguments say so, as accelerate would."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Wrap the model's forward function."""
+        model, device = kwargs["model"], args.device.type
+        if args.bf16 or args.fp16:
+            dtype = torch.bfloat16 if args.bf16 else torch.float16
+            model.forward = torch.autocast(device, dtype=dtype)(model.forward)
 
 
 def _learns(tensor: Tensor) -> bool:

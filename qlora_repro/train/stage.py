@@ -73,13 +73,16 @@ def encoded(
         max_source_len=cfg.max_source_len,
         max_target_len=cfg.max_target_len,
         train_on_source=cfg.train_on_source,
+        truncated_eos=cfg.truncated_eos,
         max_truncated=cfg.max_truncated,
         num_labels=model.num_labels,
     )
     return encode(examples, tokenizer, kind=model.kind, limits=limits)
 
 
-def collator(model: Any, tokenizer: Any, *, kind: str, packing: bool) -> collate.Collate:
+def collator(
+    model: Any, tokenizer: Any, *, kind: str, packing: bool, marks_rows: bool = False
+) -> collate.Collate:
     """Return the collator for a model of this kind; ConfigError where packing cannot work."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     pad = tokenizer.pad_token_id
@@ -93,9 +96,9 @@ def collator(model: Any, tokenizer: Any, *, kind: str, packing: bool) -> collate
     if kind == "classification":
         return collate.classification(pad)
     trims = "logits_to_keep" in inspect.signature(inner.forward).parameters
-    return (
-        collate.packed(trims_logits=trims) if packing else collate.causal(pad, trims_logits=trims)
-    )
+    if packing:
+        return collate.packed(trims_logits=trims, marks_rows=marks_rows)
+    return collate.causal(pad, trims_logits=trims)
 
 
 def optimizer_note(cfg: TrainConfig, model: nn.Module) -> str | None:

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "analysis" / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
 LIKE_PAPER = (
     *("data=oasst1", "stages=[plan]", "train.batch_size=1", "train.micro_batch_size=1"),
-    *("plan.length=512", "plan.adapters=bfloat16", "train.gradient_checkpointing=true"),
+    *("plan.length=512", "lora.dtype=bfloat16", "train.gradient_checkpointing=true"),
 )
 
 

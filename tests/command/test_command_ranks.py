@@ -120,7 +120,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[Any] = []
-    load, shard, divide = live.load_base, shards.shard, shards.fully_shard
+    load, shard, divide = live.load_base, training.shard, shards.fully_shard
 
     def loading(*words: Any, **named: Any) -> Any:
         with (tmp_path / "read").open("a") as file:
@@ -139,7 +139,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
         return divide(module, **named)
 
     monkeypatch.setattr(live, "load_base", loading)
-    monkeypatch.setattr(shards, "shard", sharding)
+    monkeypatch.setattr(training, "shard", sharding)
     monkeypatch.setattr(shards, "fully_shard", dividing)
     ranks = Ranks(tmp_path, *TRAINS, "train=fsdp", "train.max_steps=2")
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
@@ -167,7 +167,12 @@ def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_wh
     monkeypatch.setattr(chat, "generate", noting(chat.generate))
     asks = ("stages=[train,eval,generate]", "generate=procedural", "generate.limit=3")
     words = (*SMALL, *asks, "generate.max_new_tokens=4", "train.max_steps=2", "eval.rouge=true")
-    words = (*words, "data.holdout=8", "eval.max_new_tokens=4")
+    words = (
+        *words,
+        "data.holdout=8",
+        "eval.max_new_tokens=4",
+        "train.gradient_checkpointing=false",
+    )
     alone, many = tmp_path / "alone", tmp_path / "many"
     for folder in (alone, many):
         folder.mkdir()

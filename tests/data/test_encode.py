@@ -3,11 +3,18 @@ from typing import Any
 
 import pytest
 
-from qlora_repro.data.encode import Limits, encode, truncated_share
+from qlora_repro.data.encode import Limits, encode, truncated_share, unended_share
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
-LIMITS = Limits(max_source_len=8, max_target_len=4, train_on_source=False, max_truncated=1.0)
+LIMITS = Limits(
+    max_source_len=8,
+    max_target_len=4,
+    train_on_source=False,
+    truncated_eos=True,
+    max_truncated=1.0,
+)
+AUTHORS = replace(LIMITS, truncated_eos=False)
 EOS, BOS = 2, 1
 
 
@@ -49,7 +56,7 @@ def test_beginning_of_sequence_is_there_where_the_tokenizer_adds_it() -> None:
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
-def test_truncation_never_drops_the_end_of_sequence(kind: str) -> None:
+def test_a_cut_target_keeps_its_end_of_sequence_where_that_is_asked_for(kind: str) -> None:
     example = Example(source="a" * 20, target="b" * 20)
     row = encode([example], Letters(ends=True), kind=kind, limits=LIMITS)[0]
     assert row.labels[-1] == EOS
@@ -59,9 +66,30 @@ def test_truncation_never_drops_the_end_of_sequence(kind: str) -> None:
         assert row.ids == [97] * 7 + [EOS]
 
 
-def test_target_that_just_fits_is_not_cut() -> None:
-    assert not one("ab", "ccc").truncated
-    assert one("ab", "cccc").truncated
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_a_cut_target_loses_its_end_of_sequence_as_the_authors_cut_it(kind: str) -> None:
+    example = Example(source="a" * 20, target="bcdefg")
+    row = encode([example], Letters(ends=True), kind=kind, limits=AUTHORS)[0]
+    assert list(row.labels[-4:]) == [98, 99, 100, 101]  # the text and its end, cut to 4 tokens
+    assert row.trained == AUTHORS.max_target_len
+    assert (row.truncated, row.unended) == (True, True)
+
+
+@pytest.mark.parametrize("limits", [LIMITS, AUTHORS])
+def test_target_that_just_fits_is_not_cut(limits: Limits) -> None:
+    fits = one("ab", "ccc", limits)
+    assert not fits.truncated
+    assert fits.labels[-1] == EOS
+    assert one("ab", "cccc", limits).truncated
+
+
+def test_rows_without_an_end_of_sequence_are_counted() -> None:
+    examples = [Example(source="a", target="b" * n) for n in (1, 3, 4, 9)]
+    shares = [
+        unended_share(encode(examples, Letters(), kind="causal", limits=limits))
+        for limits in (LIMITS, AUTHORS)
+    ]
+    assert shares == [0.0, 0.5]  # the third loses its end of sequence alone
 
 
 def test_share_of_truncated_rows_is_counted_and_fails_above_the_limit() -> None:
@@ -106,3 +134,15 @@ def test_a_regression_takes_any_number_and_nothing_else() -> None:
         encode(
             [Example(source="a", target="high")], Letters(), kind="classification", limits=limits
         )
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_a_source_that_is_too_long_gives_way_to_the_longest_one_that_fits(kind: str) -> None:
+    def source_of(*shorter: str) -> tuple[str, bool]:
+        example = Example(source="a" * 20, target="t", shorter=shorter)
+        row = encode([example], Letters(), kind=kind, limits=LIMITS)[0]
+        ids = row.ids[:-2] if kind == "causal" else row.ids  # without the target
+        return "".join(map(chr, ids)), row.truncated
+
+    assert source_of("b" * 9, "c" * 8, "d") == ("c" * 8, False)
+    assert source_of("b" * 9) == ("b" * 8, True)

@@ -40,6 +40,10 @@ def config(path: Path | str, **changes: Any) -> DataConfig:
         "max_source_len": 64,
         "max_target_len": 8,
         "train_on_source": False,
+        "truncated_eos": True,
+        "rows_per_task": None,
+        "examples": 0,
+        "mix": None,
         "max_truncated": 0.05,
     }
     return DataConfig(**(fields | changes))

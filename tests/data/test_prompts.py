@@ -1,6 +1,11 @@
-import pytest
+import json
+from pathlib import Path
+from typing import Any
 
-from qlora_repro.data.prompts import TEMPLATES, render, target
+import pytest
+import yaml
+
+from qlora_repro.data.prompts import TEMPLATES, find, render, target
 from qlora_repro.errors import ConfigError
 
 
@@ -42,3 +47,93 @@ def test_an_answer_does_not_hold_the_marker_that_ends_it() -> None:
 def test_an_unknown_template_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="no prompt template 'alpacca'; the nearest is 'alpaca'"):
         render("alpacca", "Q")
+
+
+def test_guanacos_markers_stand_on_one_line_as_in_the_released_prompts() -> None:
+    assert render("guanaco_inline", "Q").endswith(" ### Human: Q ### Assistant:")
+    assert "\n" not in render("guanaco_inline", "Q")
+
+
+ALPACA = {  # of the form of the authors' two prompts: a space ends them, the answer begins bare
+    "prompt": "Intro one.\n\n### Instruction:\n{instruction}\n\n### Response: ",
+    "prompt_with_input": "Intro two.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}"
+    "\n\n### Response: ",
+    "lead": "",
+    "stop": ["\n### Instruction:"],
+}
+
+
+def written(folder: Path, fields: Any, *, suffix: str = ".yaml") -> str:
+    path = folder / f"mine{suffix}"
+    path.write_text(json.dumps(fields) if suffix == ".json" else yaml.safe_dump(fields))
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+def test_a_file_writes_prompts_as_the_authors_of_alpaca_do(tmp_path: Path, suffix: str) -> None:
+    mine = written(tmp_path, ALPACA, suffix=suffix)
+    with_input = "Intro two.\n\n### Instruction:\nAdd {x}.\n\n### Input:\n1 2\n\n### Response: "
+    assert render(mine, "Add {x}.", "1 2") == with_input
+    assert render(mine, "Add.") == "Intro one.\n\n### Instruction:\nAdd.\n\n### Response: "
+    assert target(mine, "3") == "3"
+    assert find(mine).stop == ("\n### Instruction:",)
+
+
+def test_a_file_writes_prompts_as_guanaco_trains_on_them(tmp_path: Path) -> None:
+    fields = {
+        "prompt": "### Human: {source}### Assistant:",
+        "lead": " ",
+        "stop": ["### Human:", "### Assistant:"],
+    }
+    mine = written(tmp_path, fields)
+    assert render(mine, "Q") + target(mine, "A") == "### Human: Q### Assistant: A"
+    assert render(mine, "Q", "I") == "### Human: Q\n\nI### Assistant:"
+
+
+def test_a_file_that_was_edited_is_read_again(tmp_path: Path) -> None:
+    mine = written(tmp_path, ALPACA)
+    assert render(mine, "Q").startswith("Intro one.")
+    written(tmp_path, ALPACA | {"prompt": "Other {instruction}"})
+    assert render(mine, "Q") == "Other Q"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (["x"], "holds list, and must hold prompt, prompt_with_input, lead, stop"),
+        ({"prompt": "{source}", "lead": ""}, "has no 'stop'; it states"),
+        (ALPACA | {"stops": []}, "has 'stops', and may have only prompt, prompt_with_input, lead"),
+        (ALPACA | {"lead": None}, "has a lead that is no text"),
+        (ALPACA | {"stop": "###"}, "has a stop that is no list of texts"),
+        (ALPACA | {"stop": [""]}, "has a stop that is no list of texts, each of a letter or more"),
+        (ALPACA | {"prompt": "Q:"}, r"has a prompt without {instruction} or {source}$"),
+        (ALPACA | {"prompt": "{question}"}, r"has the place {question} in prompt; there are {inst"),
+        (
+            ALPACA | {"prompt_with_input": "{instruction}"},
+            r"has a prompt_with_input without {input} and {instruction} or {source}$",
+        ),
+        (
+            {"prompt": "{instruction}", "lead": "", "stop": []},
+            r"without {input} and {instruction} or {source}, or a prompt_with_input beside it$",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_sentence_that_names_it(
+    tmp_path: Path, fields: Any, says: str
+) -> None:
+    mine = written(tmp_path, fields)
+    with pytest.raises(ConfigError, match=says) as caught:
+        render(mine, "Q")
+    assert mine in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("suffix", "text"), [(".yaml", "a: [1"), (".json", "{"), (".yaml", None)])
+def test_a_file_that_is_none_or_cannot_be_parsed_is_named(
+    tmp_path: Path, suffix: str, text: str | None
+) -> None:
+    path = tmp_path / f"mine{suffix}"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"prompt template {path} cannot be read"):
+        render(str(path), "Q")

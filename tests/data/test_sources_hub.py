@@ -2,10 +2,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.utils import httpx
 from omegaconf import OmegaConf
 
 from qlora_repro.config import DataConfig
@@ -111,11 +111,121 @@ def test_tasks_of_super_natural_instructions_are_chosen_before_rows_are_drawn(hu
         for i in range(40)
     ]
     hub({None: rows})
-    found = examples(config("super_ni", tasks=["task1_x", "task3_x"], rows=15))
+    uniform: dict[str, Any] = {"rows_per_task": None, "examples": 0}
+    found = examples(config("super_ni", tasks=["task1_x", "task3_x"], rows=15, **uniform))
     assert len(found) == 15
     assert {row.task for row in found} == {"task1_x", "task3_x"}
     with pytest.raises(DataError, match="no super_ni task 'task9_x'; the nearest of 4"):
         examples(config("super_ni", tasks=["task9_x"]))
+
+
+def instances(sizes: dict[str, int], *, answers: int = 1) -> list[dict[str, str]]:
+    """Return rows of so many instances a task, each with so many right answers."""
+    return [
+        {
+            "task_name": task,
+            "id": f"{task}-{number}",
+            "definition": f"Do {task}.",
+            "inputs": f"{task} input {number}",
+            "targets": f"answer {number}.{answer}",
+        }
+        for task, count in sizes.items()
+        for number in range(count)
+        for answer in range(answers)
+    ]
+
+
+def test_super_natural_instructions_are_drawn_as_tk_instruct_draws_them(hub: Any) -> None:
+    hub({None: instances({"task1": 300, "task2": 150, "task3": 20}, answers=2)})
+    cfg = config("super_ni")
+    rows = examples(cfg)
+    counts = {task: [row.task for row in rows].count(task) for task in ("task1", "task2", "task3")}
+    assert counts == {"task1": 100, "task2": 100, "task3": 18}  # two of the 20 are shown
+    assert rows == examples(cfg)
+    assert rows != examples(config("super_ni", seed=1))
+    asked = [row.source.rpartition("Input: ")[2].removesuffix("\nAnswer:") for row in rows]
+    assert len(set(asked)) == len(rows)  # an instance is drawn once, whatever its answers
+    for row in rows:
+        assert row.source.count("\nInput: ") == 3
+        assert row.source.count("\nAnswer: ") == 2
+        assert [text.count("Example ") for text in row.shorter] == [1, 0]
+    shown = {line for row in rows for line in row.shorter[0].split("\n") if "Input:" in line[:6]}
+    firsts = {row.shorter[0].split("\n")[3].removeprefix("Input: ") for row in rows}
+    assert len(firsts) == 3  # one task shows the same examples in every row
+    assert not firsts & set(asked)
+    assert len(shown) == len(rows) + 3
+
+
+def test_a_task_of_one_instance_learns_it_and_shows_none(hub: Any) -> None:
+    hub({None: instances({"task1": 1})})
+    (row,) = examples(config("super_ni"))
+    assert row.shorter == ()
+    assert row.source == "Do task1.\n\ntask1 input 0\nAnswer:"
+
+
+def test_flan_v2_is_mixed_from_its_parts_at_their_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str, name: str | None, **rest: Any) -> Dataset:
+        columns = {"inputs": f"Q of {path} ", "targets": "A", "task_source": "S", "task_name": path}
+        return Dataset.from_list([columns | {"inputs": f"Q{number}"} for number in range(600)])
+
+    monkeypatch.setattr(sources_hub, "load_dataset", load)
+    found = [row.task for row in examples(config("flan_v2", rows=1000))]
+    sets = {
+        f"DataProvenanceInitiative/{name}_submix_original": count
+        for name, count in (
+            ("flan2021", 400),
+            ("t0", 320),
+            ("niv2", 200),
+            ("cot", 50),
+            ("dialog", 30),
+        )
+    }
+    assert {name: found.count(name) for name in sets} == sets
+    assert len(found) == 1000
+
+
+def test_one_set_takes_the_place_of_the_mix(hub: Any) -> None:
+    asked = hub({None: [{"inputs": "Q", "targets": "A", "_task_name": "cola"}]})
+    assert examples(config("flan_v2", path="owner/other", mix=None)) == [
+        Example(source="Q", target="A", task="cola")
+    ]
+    assert asked[0]["path"] == "owner/other"
+
+
+def test_a_part_of_a_mix_that_cannot_be_reached_is_named_with_its_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> Dataset:
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(sources_hub, "load_dataset", fail)
+    with pytest.raises(DataError) as caught:
+        examples(config("flan_v2"))
+    message = str(caught.value)
+    assert "`hf download DataProvenanceInitiative/flan2021_submix_original " in message
+    assert "--local-dir DIR/flan2021_submix_original`, then set data.path=DIR" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        (
+            "alpaca",
+            {"rows_per_task": 10},
+            r"data\.rows_per_task is 10 and data=alpaca is not drawn",
+        ),
+        ("alpaca", {"examples": 2}, r"data\.examples is 2 and data=alpaca shows no solved"),
+        ("procedural", {"mix": {"a": 1.0}}, r"does not go with data=procedural, .*data\.mix=null$"),
+        ("flan_v2", {"tasks": ["x"]}, r"does not go with data=flan_v2, data\.tasks=\['x'\]"),
+        ("flan_v2", {"rows": None}, r"data\.rows is null; a mix needs a number of rows"),
+        ("alpaca", {"mix": {"a": 0.0}, "rows": 5}, r"of each set a share above 0$"),
+    ],
+)
+def test_a_choice_of_rows_that_a_dataset_cannot_offer_is_refused(
+    name: str, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        examples(config(name, **changes))
 
 
 def test_tasks_are_refused_where_a_dataset_has_none(hub: Any) -> None:

@@ -42,7 +42,7 @@ def test_self_instruct_takes_prompt_and_completion_as_they_are() -> None:
     assert made("self_instruct", row) == [Example(source=row["prompt"], target=" The Elbe.")]
 
 
-def test_unnatural_gives_one_example_for_each_instance_and_paraphrase() -> None:
+def test_unnatural_gives_one_example_for_each_instance_and_paraphrase_without_constraints() -> None:
     row = {
         "instruction": "Name the sport: {INPUT}",
         "instances": [
@@ -69,9 +69,7 @@ def test_unnatural_gives_one_example_for_each_instance_and_paraphrase() -> None:
         ],
     }
     assert made("unnatural", row) == [
-        Example(
-            source="Name the sport: a goal was scored\n\nThe answer is one word.", target="football"
-        ),
+        Example(source="Name the sport: a goal was scored", target="football"),
         Example(source="Name the sport: she served", target="tennis"),
         Example(source="Which sport? a goal was scored", target="football"),
     ]
@@ -79,7 +77,7 @@ def test_unnatural_gives_one_example_for_each_instance_and_paraphrase() -> None:
     assert len(made("unnatural", row)) == 2
 
 
-def test_flan_v2_reads_both_names_of_the_task_column() -> None:
+def test_flan_v2_reads_each_name_of_the_task_column() -> None:
     row = {
         "inputs": "Is it so?",
         "targets": "yes",
@@ -88,8 +86,9 @@ def test_flan_v2_reads_both_names_of_the_task_column() -> None:
         "template_type": "zs_noopt",
     }
     assert made("flan_v2", row) == [Example(source="Is it so?", target="yes", task="cola:2.0.0")]
-    short = {"inputs": "Is it so?", "targets": "yes", "task": "flan"}
-    assert made("flan_v2", short) == [Example(source="Is it so?", target="yes", task="flan")]
+    for column in ("task", "_task_name"):
+        short = {"inputs": "Is it so?", "targets": "yes", column: "flan"}
+        assert made("flan_v2", short) == [Example(source="Is it so?", target="yes", task="flan")]
 
 
 def test_longform_takes_input_and_output() -> None:
@@ -144,6 +143,21 @@ def test_super_ni_puts_the_definition_before_the_input() -> None:
     assert made("super_ni", row, "plain") == [
         Example(source="Add the numbers.\n\n1 2\nAnswer:", target=" 3", task="task001_sums")
     ]
+
+
+def test_super_ni_shows_solved_examples_between_definition_and_input() -> None:
+    row = {
+        "task_name": "task001_sums",
+        "definition": "Add the numbers.",
+        "inputs": "1 2",
+        "targets": "3",
+        "solved": [{"inputs": "4 5", "targets": "9"}],
+    }
+    (shown,) = made("super_ni", row, "plain")
+    assert shown.source == (
+        "Add the numbers.\n\nExample 1\nInput: 4 5\nAnswer: 9\n\nInput: 1 2\nAnswer:"
+    )
+    assert shown.shorter == ("Add the numbers.\n\nInput: 1 2\nAnswer:",)
 
 
 EMPTY = {

@@ -49,6 +49,35 @@ def test_table_9_is_what_the_paper_prints(table9: list[RunConfig]) -> None:
         assert source in (None, data.max_source_len)
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("data", [*OTHERS, "oasst1", "hh_rlhf", "longform"])
+def test_a_model_and_its_data_train_as_table_9_has_it_without_a_preset(
+    model: str, data: str
+) -> None:
+    batch, rate, steps, _, target = printed(model, data)
+    cfg = one("none", f"model={model}", f"data={data}")
+    train = cfg.train
+    assert (train.batch_size, train.lr, train.max_steps) == (batch, rate, steps)
+    assert cfg.data.max_target_len == target
+
+
+def test_steps_and_batch_that_are_written_win_over_table_9() -> None:
+    cells_of = ("model=llama_7b", "data=oasst1")
+    assert one("none", *cells_of, "train.max_steps=5").train.max_steps == 5
+    assert one("none", *cells_of, "train.batch_size=4").train.batch_size == 4
+    passes = one("none", *cells_of, "train.epochs=2", "data.rows=1600").train
+    assert passes.max_steps == 200
+
+
+@pytest.mark.parametrize(("model", "own"), [("smollm2_135m", (8, 80)), ("tiny", (4, 4))])
+@pytest.mark.parametrize("data", ["oasst1", "longform", "alpaca"])
+def test_the_embedded_and_the_tiny_model_keep_steps_of_their_own(
+    model: str, own: tuple[int, int], data: str
+) -> None:
+    train = one("none", f"model={model}", f"data={data}").train
+    assert (train.batch_size, train.max_steps) == own
+
+
 def test_every_run_of_table_9_has_the_common_settings_of_appendix_b(
     table9: list[RunConfig],
 ) -> None:

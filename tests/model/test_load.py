@@ -9,7 +9,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from qlora_repro.config import DtypeConfig, LongformConfig, ModelConfig, TunedConfig
+from qlora_repro.config import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model import load
 from qlora_repro.model.load import Loaded, load_base, load_trained
@@ -22,7 +22,21 @@ SIMULATED = DtypeConfig("nf4", 64, "float32", "simulated", "dynamic8")
 
 
 def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> ModelConfig:
-    tuned = TunedConfig(1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", False, 2, 4)
+    tuned = TunedConfig(
+        lr=1e-3,
+        dropout=0.0,
+        r=64,
+        batch_size=4,
+        max_steps=4,
+        oasst1=RecipeConfig(4, 4),
+        longform=RecipeConfig(4, 4),
+        compute_dtype="float32",
+        lora_dtype="float32",
+        loss_mean="token",
+        gradient_checkpointing=False,
+        save_steps=2,
+        micro_batch_size=4,
+    )
     values: dict[str, Any] = {
         "name": "mine",
         "kind": kind,
@@ -32,6 +46,7 @@ def section(path: Path | str | None, kind: str = "causal", **changes: Any) -> Mo
         "note": None,
         "num_labels": 3 if kind == "classification" else None,
         "device": "cpu",
+        "attention": "auto",
         "trust_remote_code": False,
         "tuned": tuned,
         "architecture": None,
@@ -65,7 +80,8 @@ def logits(loaded: Loaded) -> torch.Tensor:
 def test_every_linear_layer_but_the_head_is_4bit_and_simulated_computes_the_same(
     family: str,
 ) -> None:
-    model = section(tiny_checkpoint(family), kind_of(family))
+    labels = 2 if kind_of(family) == "classification" else None  # as on disk
+    model = section(tiny_checkpoint(family), kind_of(family), num_labels=labels)
     streamed = load_base(model, NF4, dq=True)
     plain = {n for n, m in streamed.model.named_modules() if type(m) is torch.nn.Linear}
     assert {name.split(".")[0] for name in plain} <= {"lm_head", "classifier"}
@@ -141,6 +157,28 @@ def test_classification_head_of_another_size_is_replaced_and_on_record() -> None
     assert loaded.model.classifier.weight.shape == (3, 128)
     assert loaded.model.classifier.weight.std() > 0
     assert loaded.origin["new_weights"] == ["classifier.bias", "classifier.weight"]
+
+
+def test_a_head_of_another_size_that_transformers_leaves_on_a_quantized_base_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = load.KINDS["classification"]
+
+    class Before523:
+        """Stands in for a version that looks at no shape while it quantizes."""
+
+        _model_mapping = real._model_mapping
+        from_config = real.from_config
+
+        @staticmethod
+        def from_pretrained(*args: Any, **named: Any) -> Any:
+            live, report = real.from_pretrained(*args, **named)
+            live.classifier = torch.nn.Linear(128, 2)
+            return live, report
+
+    monkeypatch.setitem(load.KINDS, "classification", Before523)
+    with pytest.raises(ModelError, match=r"has classifier.weight as \(2, 128\), .* as \(3, 128\)"):
+        load_base(section(tiny_checkpoint("bert"), "classification"), NF4, dq=True)
 
 
 def test_transformers_talks_again_after_a_load(capfd: pytest.CaptureFixture[str]) -> None:

@@ -51,4 +51,4 @@ def test_llama_has_the_settings_of_table_9(
     tuned = option(name, monkeypatch).tuned
     assert (tuned.lr, tuned.batch_size, tuned.max_steps, tuned.dropout) == row
     assert tuned.compute_dtype == "bfloat16"
-    assert tuned.gradient_checkpointing
+    assert (tuned.micro_batch_size, tuned.gradient_checkpointing) == ("auto", "auto")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qlora_repro.config import DtypeConfig, LongformConfig, ModelConfig, TunedConfig
+from qlora_repro.config import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import tiny_checkpoint
@@ -33,9 +33,22 @@ def loads(path: Path | None, **changes: Any) -> None:
         "note": None,
         "num_labels": None,
         "device": "cpu",
+        "attention": "auto",
         "trust_remote_code": False,
         "tuned": TunedConfig(
-            *(1e-3, 0.0, 64, 4, 4, LongformConfig(4, 4), "float32", "float32", "token", False, 2, 4)
+            lr=1e-3,
+            dropout=0.0,
+            r=64,
+            batch_size=4,
+            max_steps=4,
+            oasst1=RecipeConfig(4, 4),
+            longform=RecipeConfig(4, 4),
+            compute_dtype="float32",
+            lora_dtype="float32",
+            loss_mean="token",
+            gradient_checkpointing=False,
+            save_steps=2,
+            micro_batch_size=4,
         ),
         "architecture": None,
         "config": None,

@@ -12,6 +12,7 @@ from qlora_repro.plan.stage import predicted
 
 Configured = Callable[..., RunConfig]
 GB = 10**9
+ONE_ROW = ("train.batch_size=1", "train.micro_batch_size=1", "plan.length=512")
 
 
 def test_nothing_pages_where_all_fits() -> None:
@@ -44,19 +45,34 @@ def test_a_run_too_large_without_any_state_is_refused() -> None:
         moved(Demand(state=1, busy=11 * GB, stepping=3), 10 * GB)
 
 
-def test_33b_pages_on_24_gb_and_65b_does_not_on_48(configured: Configured) -> None:
+def test_33b_with_float32_adapters_pages_on_24_gb_and_65b_does_not_on_48(
+    configured: Configured,
+) -> None:
     large, small = (
-        configured(f"model=llama_{size}b", "train.batch_size=1", "plan.length=512")
-        for size in (65, 33)
+        configured(f"model=llama_{size}b", *ONE_ROW, "lora.dtype=float32") for size in (65, 33)
     )
-    found = predicted(small)
-    assert found.peak > card_bytes(24, small.plan)
-    assert "optimizer states paged out" in card_line(found, 24, small.plan)
-    said = paging_lines(found, small.plan)
-    assert all(line.startswith("simulated paging on 24 GB at 25 GB/s") for line in said)
-    assert "0.00 GB out" in said[0]
-    assert "0.00 GB out" not in said[1]
+    plan = predicted(small)
+    assert plan.peak > card_bytes(24, small.plan)
+    assert "optimizer states paged out" in card_line(plan, 24, small.plan)
+    steps = paging_lines(plan, small.plan)
+    assert all(line.startswith("simulated paging on 24 GB at 25 GB/s") for line in steps)
+    assert "0.00 GB out" in steps[0]
+    assert "0.00 GB out" not in steps[1]
     assert "training holds it, " in card_line(predicted(large), 48, large.plan)
+
+
+def test_33b_with_the_papers_adapters_fits_24_gb_without_paging(configured: Configured) -> None:
+    cfg = configured("model=llama_33b", *ONE_ROW)
+    plan = predicted(cfg)
+    assert plan.adapters == "bfloat16"
+    assert plan.peak < 24 * GB  # of 1e9 bytes, and a card sold as 24 GB has 24 GiB
+    assert "training holds it, " in card_line(plan, 24, cfg.plan)
+
+
+def test_65b_with_the_papers_adapters_takes_less_than_45_gb(configured: Configured) -> None:
+    plan = predicted(configured("model=llama_65b", *ONE_ROW))
+    assert plan.adapters == "bfloat16"
+    assert plan.peak < 45 * GB
 
 
 def test_the_card_can_be_named_and_one_too_small_says_so(configured: Configured) -> None:

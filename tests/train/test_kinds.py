@@ -125,6 +125,7 @@ def test_every_family_trains_on_its_own_loss_with_and_without_trimmed_logits(
     asked = (
         "dtype.compute_dtype=float32",
         "train.max_steps=1",
+        "train.loss_mean=token",
         f"data.train_on_source={on_source}",
     )
     cfg = tiny(configured, "causal", *path, *asked)

@@ -1,0 +1,267 @@
+"""python -m analysis gpu: what `make gpu-report` measured, as markdown that fits a terminal."""
+
+import json
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from qlora_repro.errors import StoreError
+from qlora_repro.store.runs import read_document
+
+REPORTS = Path(__file__).parent / "gpu"  # a folder a card
+REPORT = "report.json"
+FORMAT = 1
+NONE_YET = "no GPU report yet: make gpu-report on a machine with a GPU writes one"
+WIDTH = 80  # columns of the terminal
+LONG = 40  # characters; a text cell that is longer stands below its table
+DIGITS = 4  # significant
+UNITS = {"_bytes": " GB", "_gb_per_s": " GB/s", "_tflops": " TFLOP/s", "_s": " s"}
+GB = 1e9
+STATES = ("passed", "failed", "timed out", "skipped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Cells as text under their heads."""
+
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def find_reports(source: Path) -> list[Path]:
+    """Return a report's file, or those of a folder: its own and those of its folders, by name.
+
+    Raises StoreError where a path that is not the default does not exist.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir() and source != REPORTS:
+        raise StoreError(f"--results {source} is not there; name a {REPORT} or a folder of them")
+    return sorted([*source.glob(REPORT), *source.glob(f"*/{REPORT}")])
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read one report; StoreError, in a sentence, for a file that is none."""
+    report = read_document(path)
+    if not isinstance(report, dict) or report.get("format") != FORMAT:
+        version = report.get("format") if isinstance(report, dict) else None
+        raise StoreError(f"{path} is no GPU report of format {FORMAT}, but of {version}")
+    parts = report.get("parts")
+    if not isinstance(parts, list) or not all(map(_is_part, parts)):
+        raise StoreError(f"{path} is damaged: its parts are not as a GPU report has them")
+    report["parts"] = sorted(parts, key=_number)
+    return report
+
+
+def _number(part: Mapping[str, Any]) -> float:
+    number = part.get("number")
+    return float(number) if is_number(number) else math.inf
+
+
+def _is_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and isinstance(part.get("name"), str)
+        and isinstance(part.get("state"), str)
+        and isinstance(part.get("facts") or {}, dict)
+        and isinstance(rows := part.get("rows") or [], list)
+        and all(isinstance(row, dict) for row in rows)
+    )
+
+
+def render_report(report: Mapping[str, Any], width: int | None = None) -> str:
+    """Return a report as markdown, its tables split where they are wider than `width` columns."""
+    lines = [f"# GPU report: {describe_device(report)}", ""]
+    lines += [line for text in summarize(report) for line in wrap_item(text, width)]
+    lines += ["", *grid_lines(parts_grid(report["parts"]), width)]
+    for part in report["parts"]:
+        lines += ["", *part_lines(part, width)]
+    return "\n".join(lines) + "\n"
+
+
+def describe_device(report: Mapping[str, Any]) -> str:
+    """Return the card, and that a dry run is one.
+
+    >>> describe_device({"card": None, "tiny": True})
+    'dry run on a CPU, tiny shapes: a test of the report, no measurement'
+    >>> describe_device({"card": "NVIDIA H200", "tiny": False})
+    'NVIDIA H200'
+    """
+    card = str(report.get("card") or "dry run on a CPU")
+    if report.get("tiny"):
+        return f"{card}, tiny shapes: a test of the report, no measurement"
+    return card
+
+
+def summarize(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what holds for the whole report, a line each: parts, card, code, versions, rates."""
+    counts = Counter(part["state"] for part in report["parts"])
+    states = [*STATES, *sorted(set(counts) - set(STATES))]
+    yield f"parts: {', '.join(f'{counts[s]} {s}' for s in states if counts[s]) or 'none'}"
+    memory, driver = report.get("memory_bytes"), report.get("driver")
+    if is_number(memory):
+        yield f"memory: {show_value(memory / GB)} GB"
+    if driver:
+        yield f"driver: {driver}"
+    dirty = ", with uncommitted changes: not figures to publish" if report.get("dirty") else ""
+    yield f"code: {str(report.get('commit') or 'unknown')[:12]}{dirty}"
+    if report.get("started"):
+        yield f"started: {report['started']}"
+    for name in ("packages", "rates"):
+        if isinstance(report.get(name), dict) and report[name]:
+            yield f"{name}: {', '.join(show_facts(report[name]))}"
+
+
+def show_facts(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each fact with its unit.
+
+    >>> list(show_facts({"peak_bytes": 47_950_000_000, "copy_gb_per_s": 2534.56, "torch": "2.11"}))
+    ['peak 47.95 GB', 'copy 2,535 GB/s', 'torch 2.11']
+    """
+    for name, value in facts.items():
+        label, unit = split_unit(name)
+        text = show_cell(name, value)
+        yield f"{label} {text}{unit if is_number(value) else ''}"
+
+
+def split_unit(name: str) -> tuple[str, str]:
+    """Return a column's label and its unit, "" where its name ends in none.
+
+    >>> split_unit("peak_bytes"), split_unit("micro_batch")
+    (('peak', ' GB'), ('micro batch', ''))
+    """
+    for ending, unit in UNITS.items():
+        if name.endswith(ending) and name != ending:
+            return name.removesuffix(ending).replace("_", " "), unit
+    return name.replace("_", " "), ""
+
+
+def show_cell(name: str, value: Any) -> str:
+    """Return a value as its column shows it: bytes as GB."""
+    return show_value(value / GB if name.endswith("_bytes") and is_number(value) else value)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number, which a truth value is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def show_value(value: Any) -> str:
+    """Return a value as text: four significant digits of a float, "-" for none.
+
+    >>> [show_value(x) for x in (1234567.0, 12.34567, 0.000123456, 8192, None, True, [1])]
+    ['1,235,000', '12.35', '0.0001235', '8,192', '-', 'yes', '[1]']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if math.isfinite(value) and 10 ** (DIGITS - 1) <= abs(value) < 1e12:
+            return f"{float(f'{value:.{DIGITS}g}'):,.0f}"
+        return f"{value:.{DIGITS}g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def parts_grid(parts: Sequence[Mapping[str, Any]]) -> Grid:
+    """Return a row a part: its state and how long it took."""
+    names = ("number", "name", "state", "seconds", "limit_s")
+    rows = [[show_value(part.get(name)) for name in names] for part in parts]
+    return Grid(heads=["part", "what", "state", "s", "limit s"], rows=rows)
+
+
+def part_lines(part: Mapping[str, Any], width: int | None) -> list[str]:
+    """Return a part: heading, state and why, facts, rows."""
+    number = part.get("number")
+    heading = part["name"] if number is None else f"{number}. {part['name']}"
+    why = " ".join(str(part.get("why") or "").split())
+    lines = [f"## {heading}", ""]
+    lines += textwrap.wrap(f"{part['state']}{f': {why}' if why else ''}", width or 10**9)
+    facts = [
+        line for fact in show_facts(part.get("facts") or {}) for line in wrap_item(fact, width)
+    ]
+    lines += ["", *facts] if facts else []
+    rows = part.get("rows") or []
+    if rows:
+        grid, below = rows_grid(rows)
+        lines += ["", *grid_lines(grid, width)]
+        notes = [line for note in below for line in wrap_item(note, width)]
+        lines += ["", *notes] if notes else []
+    return lines
+
+
+def rows_grid(rows: Sequence[Mapping[str, Any]]) -> tuple[Grid, list[str]]:
+    """Return rows as cells, in the order in which columns first occur, and texts too long for one.
+
+    A column with a text that is longer than LONG stands below the table, by the row's first cell.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = {name: [_one_line(show_cell(name, row.get(name))) for row in rows] for name in names}
+    long = [name for name in names[1:] if max(map(len, cells[name])) > LONG]
+    short = [name for name in names if name not in long]
+    below = [
+        f"{cells[names[0]][index]}, {split_unit(name)[0]}: {cells[name][index]}"
+        for name in long
+        for index, row in enumerate(rows)
+        if row.get(name) is not None
+    ]
+    heads = ["".join(split_unit(name)) for name in short]
+    lines = zip(*(cells[name] for name in short), strict=True)
+    return Grid(heads=heads, rows=list(map(list, lines))), below
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def grid_lines(grid: Grid, width: int | None) -> list[str]:
+    """Return markdown; one that is too wide is split, its first column repeated in each table."""
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in (grid.heads, *grid.rows)]
+    columns = list(zip(*escaped, strict=True))
+    sizes = [max(3, *map(len, column)) for column in columns]
+    lines: list[str] = []
+    for group in column_groups(sizes, width):
+        if lines:
+            lines.append("")
+        for number in range(len(escaped)):
+            pieces = [
+                columns[at][number].ljust(sizes[at])
+                if at == 0
+                else columns[at][number].rjust(sizes[at])
+                for at in group
+            ]
+            lines.append(f"| {' | '.join(pieces)} |")
+            if number == 0:
+                rules = [
+                    "-" * sizes[at] if at == 0 else "-" * (sizes[at] - 1) + ":" for at in group
+                ]
+                lines.append(f"| {' | '.join(rules)} |")
+    return lines
+
+
+def column_groups(sizes: Sequence[int], width: int | None) -> list[list[int]]:
+    """Return the columns of each table: as many as fit beside the first, one at the least.
+
+    >>> column_groups([10, 20, 20, 20], 60), column_groups([10, 20, 20, 20], None)
+    ([[0, 1, 2], [0, 3]], [[0, 1, 2, 3]])
+    """
+    groups = [[0]]
+    for column in range(1, len(sizes)):
+        line = 1 + sum(sizes[at] + 3 for at in (*groups[-1], column))
+        if width is not None and line > width and len(groups[-1]) > 1:
+            groups.append([0])
+        groups[-1].append(column)
+    return groups
+
+
+def wrap_item(text: str, width: int | None) -> list[str]:
+    """Return a list's item, broken at `width`."""
+    return textwrap.wrap(
+        text, width or 10**9, initial_indent="- ", subsequent_indent="  ", break_long_words=False
+    )

@@ -1,0 +1,560 @@
+"""The parts of the report that run in the worker: what each does, and what it found.
+
+A part takes the bench it runs on and fills a `Found` as it goes, so that what was measured before a
+part failed or ran out of time is kept. What needs CUDA raises NeedsGpuError without it.
+"""
+
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from experiments.bench_training import configuration
+from experiments.benchmarks.gpu_report.arms import (
+    Base,
+    Bench,
+    Padding,
+    attach,
+    detach,
+    free_memory,
+    make_base,
+    random_rows,
+    train_arm,
+    train_plain_arm,
+)
+from qlora_repro import pipeline
+from qlora_repro.config import BNB_BLOCKSIZES, RunConfig
+from qlora_repro.plan.architecture import architecture
+from qlora_repro.plan.breakdown import optimizer_bytes
+from qlora_repro.plan.setting import setting
+from qlora_repro.train.loop import Job, train
+from qlora_repro.train.paging import move_pages, paged_bytes
+from qlora_repro.train.stage import collator
+
+SHARE_OF_FREE = 0.8  # the most managed memory that a part asks for, of what the card has free
+REPEATS = 3
+
+
+class NeedsGpuError(Exception):
+    """The part measures something that only a GPU has."""
+
+
+@dataclass
+class Found:
+    """What a part has measured so far."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def need_gpu(bench: Bench) -> None:
+    """Raise NeedsGpuError on a machine without one."""
+    if not bench.cuda:
+        raise NeedsGpuError("needs CUDA; there is no GPU here")
+
+
+def measure_rates(bench: Bench) -> dict[str, float]:
+    """Return the card's speed: products in TFLOP/s, copies in GB/s read and written."""
+    n = 256 if bench.tiny else 8192
+    rates = {}
+    for name, dtype in (
+        ("matmul_bf16_tflops", torch.bfloat16),
+        ("matmul_fp32_tflops", torch.float32),
+    ):
+        a, b = (torch.randn(n, n, device=bench.device, dtype=dtype) for _ in range(2))
+        rates[name] = 2 * n**3 / _fastest(bench, lambda a=a, b=b: a @ b) / 1e12
+    source = torch.ones(n * n * 4, device=bench.device)
+    target = torch.empty_like(source)
+    rates["copy_gb_per_s"] = 2 * source.nbytes / _fastest(bench, lambda: target.copy_(source)) / 1e9
+    return rates
+
+
+def _fastest(bench: Bench, call: Callable[[], Any]) -> float:
+    """Return the seconds of the fastest of some calls, each waited for."""
+    times = []
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        call()
+        if bench.cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def compare_codes(bench: Bench, found: Found) -> None:
+    """Codes, constants and products of bitsandbytes on CPU and GPU, for the same weights."""
+    need_gpu(bench)
+    torch.manual_seed(0)
+    weight = torch.randn(64, 4096)
+    with torch.compiler.set_stance("force_eager"):  # the CPU's kernels would compile for a minute
+        _compare_codes(bench, found, weight)
+
+
+def _compare_codes(bench: Bench, found: Found, weight: torch.Tensor) -> None:
+    for dtype, size, dq in itertools.product(("nf4", "fp4"), BNB_BLOCKSIZES, (False, True)):
+        if bench.seconds_left() < 2:
+            found.facts["left out"] = f"{dtype} from blocks of {size} on: no time"
+            return
+        how: dict[str, Any] = {"blocksize": size, "quant_type": dtype, "compress_statistics": dq}
+        host, host_state = quantize_4bit(weight, **how)
+        card, card_state = quantize_4bit(weight.to(bench.device), **how)
+        constants = (host_state.absmax, card_state.absmax.cpu())
+        read = dequantize_4bit(card, card_state).cpu()
+        expected = dequantize_4bit(host, host_state)
+        differ = (read - expected).abs() > 1e-6 * expected.abs().clamp_min(1e-3)
+        found.rows.append(
+            {
+                "type": dtype,
+                "block": size,
+                "dq": dq,
+                "weights": weight.numel(),
+                "codes that differ": _nibbles_that_differ(host, card.cpu()),
+                "constants that differ": int((constants[0] != constants[1]).sum()),
+                "constants": constants[0].numel(),
+                "values that differ": int(differ.sum()),
+                "largest difference": float((read - expected).abs().max()),
+                "product off by": _product_error(card, card_state, bench),
+            }
+        )
+
+
+def _nibbles_that_differ(one: torch.Tensor, two: torch.Tensor) -> int:
+    """Return how many 4-bit codes of two packed tensors are unequal."""
+    odd = (one ^ two).flatten()
+    return int(((odd & 15) != 0).sum() + ((odd >> 4) != 0).sum())
+
+
+def _product_error(packed: torch.Tensor, state: Any, bench: Bench) -> float:
+    """Return how far a 4-bit product in bf16 is from the product with the dequantized weight.
+
+    Norm of the difference over the norm, for one row and for 64, which have kernels of their own.
+    """
+    weight = dequantize_4bit(packed, state).bfloat16()
+    state.dtype = torch.bfloat16
+    layer = Linear4bit(weight.shape[1], weight.shape[0], bias=False, compute_dtype=torch.bfloat16)
+    worst = 0.0
+    for rows in (1, 64):
+        x = torch.randn(rows, weight.shape[1], device=bench.device, dtype=torch.bfloat16)
+        layer.weight.data, layer.weight.quant_state = packed, state
+        exact = x.float() @ weight.float().T
+        with torch.no_grad():
+            off = (layer(x).float() - exact).norm() / exact.norm()
+        worst = max(worst, float(off))
+    return worst
+
+
+def measure_constants(bench: Bench, found: Found) -> None:
+    """Bits a parameter by the allocator, with double quantization and without (Section 3)."""
+    need_gpu(bench)
+    n = 4096
+    for dq, stated in ((False, 4.5), (True, 4.127)):
+        free_memory()
+        weight = torch.randn(n, 4 * n, device=bench.device, dtype=torch.bfloat16)
+        before = torch.cuda.memory_allocated()
+        held = quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=dq)
+        bits = 8 * (torch.cuda.memory_allocated() - before) / weight.numel()
+        off = bits / stated - 1
+        found.rows.append(
+            {"dq": dq, "bits a parameter": bits, "stated": stated, "off by %": 100 * off}
+        )
+        assert abs(off) < 0.005, f"{bits:.4f} bits a parameter, and {stated} are stated"
+        del held
+
+
+class MovePages(TrainerCallback):
+    """Send the paged states to the host after each step, and back before the next; time both."""
+
+    def __init__(self) -> None:
+        self.moves: list[tuple[int, float]] = []  # bytes, seconds
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move out and in again."""
+        for to_host in (True, False):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            moved = move_pages(to_host=to_host)
+            self.moves.append((moved, time.perf_counter() - began))
+
+
+def check_managed_room(cfg: RunConfig) -> None:
+    """Refuse to page more than the card has free: it can hang a GPU that others share."""
+    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=None)
+    wanted = optimizer_bytes(sizes, setting(cfg), adapted)
+    free, _ = torch.cuda.mem_get_info()
+    if wanted > SHARE_OF_FREE * free:
+        raise RuntimeError(
+            f"paged states would take {wanted / 1e9:.1f} GB and the card has {free / 1e9:.1f} GB "
+            "free; a card of your own may try --oversubscribe"
+        )
+
+
+def train_65b(bench: Bench, found: Found) -> None:
+    """65B's shape, three steps of one row of 512, rank 64, paged AdamW: memory against the plan."""
+    cfg = bench.configure(
+        *("llama_65b", "train.batch_size=1", "train.micro_batch_size=1"),
+        *("train.gradient_checkpointing=true", "lora.dtype=bfloat16", "lora.dropout=0"),
+    )
+    base = make_base(bench, cfg)
+    found.facts["seconds to make the base"] = base.seconds
+    if bench.cuda:
+        found.facts["base_bytes"] = torch.cuda.memory_allocated()
+        if not bench.oversubscribe:
+            check_managed_room(cfg)
+    plain = train_arm(bench, base, cfg, steps=3)
+    found.rows.append(_memory_row("as it is", plain))
+    if not bench.cuda:
+        found.facts["paging"] = "not shown: nothing pages on a CPU"
+        return
+    moves = MovePages()
+    moved = train_arm(bench, base, cfg, steps=3, watch=[moves])
+    found.rows.append(_memory_row("states moved to the host and back after each step", moved))
+    curves = [[step.loss for step in arm.result.steps] for arm in (plain, moved)]
+    equal = all(torch.equal(plain.adapters[name], moved.adapters[name]) for name in plain.adapters)
+    out, back = moves.moves[0::2], moves.moves[1::2]
+    found.facts |= {
+        "losses equal": curves[0] == curves[1],
+        "adapters equal": equal,
+        "moved each way_bytes": out[-1][0],
+        "out GB/s": statistics.median(size / seconds / 1e9 for size, seconds in out),
+        "back GB/s": statistics.median(size / seconds / 1e9 for size, seconds in back),
+        "planned bus GB/s": cfg.plan.bus,
+        "planned seconds each way": out[-1][0] / cfg.plan.bus / 1e9,
+        "seconds out": statistics.median(seconds for _, seconds in out),
+        "seconds back": statistics.median(seconds for _, seconds in back),
+        "managed after_bytes": paged_bytes(),
+    }
+    assert curves[0] == curves[1], f"losses differ: {curves}"
+
+
+def _memory_row(what: str, arm: Any) -> dict[str, Any]:
+    result = arm.result
+    row = {
+        "what": what,
+        "planned_bytes": arm.predicted,
+        "allocator_bytes": result.peak_memory,
+        "managed_bytes": result.paged_memory,
+        "step_s": arm.step,
+        "tokens/s": arm.tokens / arm.step,
+    }
+    if result.paged_memory is not None:  # on a CPU a process is measured, not an allocator
+        row["measured / planned"] = arm.measured / arm.predicted
+    return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to train 7B."""
+
+    name: str
+    dtype: tuple[str, ...]  # overrides
+    micro: int = 16
+    checkpointing: bool = True
+    more: tuple[str, ...] = ()
+    plain: bool = False
+
+
+NF4_DQ, NF4 = ("dtype=nf4", "dq=true"), ("dtype=nf4", "dq=false")
+BF16, FP4 = ("dtype=bf16",), ("dtype=fp4", "dq=false")
+LIGER = ("train.kernels=liger",)
+WAYS = (  # those on one base stand together, as its making takes seconds
+    Way(name="BF16 LoRA", dtype=BF16),
+    Way(name="BF16 LoRA, Liger", dtype=BF16, more=LIGER),
+    Way(name="BF16 LoRA", dtype=BF16, micro=1),
+    Way(name="NF4 + DQ", dtype=NF4_DQ),
+    Way(name="plain script, NF4 + DQ", dtype=NF4_DQ, plain=True),
+    Way(name="NF4 + DQ, Liger", dtype=NF4_DQ, more=LIGER),
+    Way(name="NF4 + DQ", dtype=NF4_DQ, checkpointing=False),
+    Way(name="NF4 + DQ, Liger", dtype=NF4_DQ, more=LIGER, checkpointing=False),
+    Way(name="NF4 + DQ, PEFT's layers", dtype=NF4_DQ, more=("lora.fused=false",)),
+    Way(name="NF4 + DQ, float32 adapters", dtype=NF4_DQ, more=("lora.dtype=float32",)),
+    Way(name="NF4 + DQ", dtype=NF4_DQ, micro=1),
+    Way(name="plain script, NF4 + DQ", dtype=NF4_DQ, micro=1, plain=True),
+    Way(name="NF4 + DQ, Liger", dtype=NF4_DQ, micro=1, more=LIGER),
+    Way(name="NF4 + DQ", dtype=NF4_DQ, micro=1, checkpointing=False),
+    Way(name="NF4", dtype=NF4),
+    Way(name="FP4", dtype=FP4),
+)
+
+
+def train_7b(bench: Bench, found: Found) -> None:
+    """7B's shape in many ways: real tokens a second and peak memory, batches of 16 x 512."""
+    base: Base | None = None
+    for way in WAYS:
+        if bench.seconds_left() < (1 if bench.tiny else 12):
+            found.facts.setdefault("left out", "no time: ")
+            found.facts["left out"] += f"{way.name}, {way.micro}; "
+            continue
+        cfg = _way_config(bench, way)
+        if base is None or base.cfg.dtype != cfg.dtype or base.cfg.dq != cfg.dq:
+            base = None
+            free_memory()
+            base = make_base(bench, cfg)
+        try:
+            found.rows.append(_try_way(bench, base, cfg, way))
+        except Exception as error:  # noqa: BLE001  # the other ways are measured all the same
+            found.rows.append({**_way_row(way), "failed": " ".join(str(error).split())[:200]})
+            base = None  # it may have been left with adapters on
+    _compare_ways(found)
+
+
+def _way_config(bench: Bench, way: Way) -> RunConfig:
+    return bench.configure(
+        *("llama_7b", "lora.dtype=bfloat16", "lora.dropout=0", *way.dtype, *way.more),
+        *("train.batch_size=16", f"train.micro_batch_size={way.micro}"),
+        f"train.gradient_checkpointing={str(way.checkpointing).lower()}",
+    )
+
+
+def _way_row(way: Way) -> dict[str, Any]:
+    return {"way": way.name, "micro-batch": way.micro, "checkpointing": way.checkpointing}
+
+
+def _try_way(bench: Bench, base: Base, cfg: RunConfig, way: Way) -> dict[str, Any]:
+    row = _way_row(way)
+    if way.plain:
+        plain = train_plain_arm(bench, base, cfg, steps=2)
+        step = min(plain["seconds"][1:] or plain["seconds"])
+        tokens = cfg.train.batch_size * bench.length
+        return row | {"tokens/s": tokens / step, "step_s": step, "measured_bytes": plain["peak"]}
+    arm = train_arm(bench, base, cfg, steps=3 if way.micro > 1 else 2)
+    memory = {"measured_bytes": arm.measured, "planned_bytes": arm.predicted}
+    ratio = {"measured / planned": arm.measured / arm.predicted} if bench.cuda else {}
+    return row | {"tokens/s": arm.tokens / arm.step, "step_s": arm.step} | memory | ratio
+
+
+def _compare_ways(found: Found) -> None:
+    """Set the ratios that have targets beside them."""
+    speeds = {
+        (row["way"], row["micro-batch"], row["checkpointing"]): row["tokens/s"]
+        for row in found.rows
+        if "tokens/s" in row
+    }
+    for micro in (16, 1):
+        ours = speeds.get(("NF4 + DQ", micro, True))
+        for other, target in (("BF16 LoRA", 1.0), ("plain script, NF4 + DQ", 1.3)):
+            theirs = speeds.get((other, micro, True))
+            if ours and theirs:
+                name = f"NF4 + DQ / {other}, micro-batch {micro} (target {target})"
+                found.facts[name] = ours / theirs
+        liger = speeds.get(("NF4 + DQ, Liger", micro, True))
+        for other in ("BF16 LoRA, Liger", "plain script, NF4 + DQ"):
+            theirs = speeds.get((other, micro, True))
+            if liger and theirs:
+                found.facts[f"NF4 + DQ, Liger / {other}, micro-batch {micro}"] = liger / theirs
+    off = [abs(row["measured / planned"] - 1) for row in found.rows if "measured / planned" in row]
+    if off:
+        found.facts["largest distance of measured from planned memory, %"] = 100 * max(off)
+
+
+def measure_figure_6(bench: Bench, found: Found) -> None:
+    """Memory of QLoRA at three sizes, one row of 512 with checkpointing, as Figure 6 has it."""
+    for model in ("llama_7b", "llama_13b", "llama_33b"):
+        if bench.seconds_left() < (1 if bench.tiny else 8):
+            found.facts["left out"] = f"{model} and larger: no time"
+            return
+        cfg = bench.configure(
+            *(model, "train.batch_size=1", "train.micro_batch_size=1", "lora.dropout=0"),
+            *("train.gradient_checkpointing=true", "lora.dtype=bfloat16"),
+        )
+        base = make_base(bench, cfg)
+        found.rows.append(_memory_row(model, train_arm(bench, base, cfg, steps=2)))
+        del base
+        free_memory()
+
+
+class Stop(TrainerCallback):
+    """End a training after a step, as a killed process ends."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raise at the step."""
+        if state.global_step == self.step:
+            raise InterruptedError(f"stopped after step {self.step}")
+
+
+def resume_while_paging(bench: Bench, found: Found) -> None:
+    """A run with paged states that ends half way and is taken up; pages after two cells."""
+    cfg = bench.configure(
+        *("llama_7b", "model.architecture.num_hidden_layers=2", "dtype=nf4", "dq=true"),
+        *("train.batch_size=2", "train.micro_batch_size=1", "train.save_steps=2"),
+        *("lora.dtype=bfloat16", "lora.dropout=0.1", "train.max_steps=6"),
+        "train.gradient_checkpointing=true",
+    )
+    base = make_base(bench, cfg)
+    rows = random_rows(12, length=bench.length, vocabulary=base.model.config.vocab_size)
+
+    def run(folder: Path, watch: list[Any]) -> dict[str, torch.Tensor]:
+        model = attach(base, cfg)
+        try:
+            job = Job(
+                rows=rows,
+                collate=collator(model, Padding, kind="causal", packing=False),
+                compute_dtype=cfg.dtype.compute_dtype,
+                seed=0,
+                folder=folder,
+                watch=watch,
+            )
+            result = train(model, job, cfg=cfg.train)
+            found.facts["resumed from step"] = result.resumed_from
+            found.facts["paged_bytes"] = result.paged_memory
+            named = model.named_parameters()
+            return {n: p.detach().cpu().clone() for n, p in named if p.requires_grad}
+        finally:
+            detach(base, model)
+
+    watch = [MovePages()] if bench.cuda else []
+    whole = run(bench.folder / "whole", [])
+    try:
+        run(bench.folder / "cut", [*watch, Stop(5)])
+    except InterruptedError:
+        found.facts["ended after step"] = 5
+    found.facts["managed after a run that was ended_bytes"] = paged_bytes()
+    resumed = run(bench.folder / "cut", list(watch))
+    found.facts["managed after two cells_bytes"] = paged_bytes()
+    differing = [name for name in whole if not torch.equal(whole[name], resumed[name])]
+    found.facts["adapters equal"] = not differing
+    distance = max(float((whole[n] - resumed[n]).abs().max()) for n in whole)
+    found.facts["largest difference of a weight"] = distance
+    assert paged_bytes() == 0, f"{paged_bytes()} bytes of managed memory were left"
+
+
+def measure_noise(bench: Bench, found: Found) -> None:
+    """Two equal runs: how far apart are their losses, and their scores on other rows."""
+    cfg = bench.configure(
+        *("llama_7b", "model.architecture.num_hidden_layers=4", "dtype=nf4", "dq=true"),
+        *("train.batch_size=4", "train.micro_batch_size=4", "lora.dropout=0.1"),
+        *("lora.dtype=bfloat16", "train.gradient_checkpointing=false", "train.lr=1e-3"),
+    )
+    base = make_base(bench, cfg)
+    steps = 4 if bench.tiny else 20
+    arms = [train_arm(bench, base, cfg, steps=steps) for _ in range(2)]
+    one, two = ([step.loss for step in arm.result.steps] for arm in arms)
+    gaps = [abs(a - b) for a, b in zip(one, two, strict=True)]
+    for number, (a, b) in enumerate(zip(one, two, strict=True), 1):
+        found.rows.append({"step": number, "loss": a, "again": b, "difference": abs(a - b)})
+    weights = [arm.adapters for arm in arms]
+    moved = sum(float((weights[0][n] - weights[1][n]).abs().sum()) for n in weights[0])
+    found.facts |= {
+        "first step that differs": next((n for n, gap in enumerate(gaps, 1) if gap), None),
+        "largest difference of losses, nats": max(gaps),
+        "adapters equal": moved == 0,
+    }
+
+
+def rescore_from_store(bench: Bench, found: Found) -> None:
+    """A tuned model scored in memory, then read back from the store and scored again."""
+    results = bench.folder / "results"
+    compute = "bfloat16" if bench.cuda else "float32"
+    for full in (False, True):
+        ways = ("lora=none", "dtype=bf16", "train=full") if full else ("dtype=nf4", "lora.r=8")
+        cfg = configuration(
+            (
+                *("model=tiny", *ways, f"model.device={bench.device.type}", "eval.n=2"),
+                *(f"results_dir={results}", f"dtype.compute_dtype={compute}", "train.lr=0.01"),
+            )
+        )
+        first = pipeline.run(cfg)
+        folder = first.folder
+        before = _answers(folder)
+        for path in [*folder.glob("metrics-*.jsonl"), *folder.glob("answers-*.jsonl")]:
+            path.unlink()
+        pipeline.run(replace(cfg, stages=["eval"]))
+        after = _answers(folder)
+        gaps = [abs(before[key] - after[key]) for key in before]
+        found.rows.append(
+            {
+                "what": "full fine-tuning" if full else "adapter",
+                "answers": len(before),
+                "that differ": sum(gap > 0 for gap in gaps),
+                "largest difference": max(gaps),
+            }
+        )
+    different = sum(row["that differ"] for row in found.rows)
+    assert different == 0, f"{different} answers differ between memory and store"
+
+
+def _answers(folder: Path) -> dict[str, float]:
+    """Return every scored answer by its task, name and question."""
+    values = {}
+    for path in folder.glob("answers-*.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if row["value"] is not None:
+                values[f"{row['task']}/{row['name']}/{row['doc_id']}"] = float(row["value"])
+    return values
+
+
+METHODS = {  # with the learning rates that finding1_learning_rate chose
+    "qlora_nf4_dq": None,
+    "lora_bf16": None,
+    "full_bf16": 1e-4,
+}
+
+
+def run_finding_1(bench: Bench, found: Found) -> None:
+    """The arms of finding1_precision on the embedded model, as many seeds as fit."""
+    model = "tiny" if bench.tiny else "smollm2_135m"
+    longest, began = 0.0, time.monotonic()
+    for seed in range(1000):
+        for method, rate in METHODS.items():
+            if bench.seconds_left() < 1.3 * longest + 2 or (bench.tiny and seed):
+                found.facts["seeds"] = seed
+                found.facts["seconds"] = time.monotonic() - began
+                return
+            started = time.monotonic()
+            small = ("data.rows=8", "train.max_steps=2", "eval.n=1", "lora.r=8")
+            real = ("data.rows=384", "train.max_steps=48", "eval.n=60")
+            cfg = configuration(
+                (
+                    *(f"model={model}", f"model.device={bench.device.type}", f"method={method}"),
+                    *(f"seed={seed}", f"results_dir={bench.folder / 'results'}"),
+                    *("dtype.compute_dtype=float32", "train.save_steps=0"),
+                    *(small if bench.tiny else real),
+                    *(() if rate is None else (f"train.lr={rate}",)),
+                )
+            )
+            outcome = pipeline.run(cfg)
+            scores = outcome.after.metrics if outcome.after else []
+            values = {f"{m.task} {m.name}": m.value for m in scores if "/" not in m.task}
+            longest = max(longest, time.monotonic() - started)
+            speed = outcome.training["tokens_per_second"] if outcome.training else None
+            found.rows.append(
+                {"method": method, "seed": seed, "lr": cfg.train.lr, "tokens/s": speed, **values}
+            )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the report."""
+
+    name: str
+    limit: float  # s
+    run: Callable[[Bench, Found], None]
+
+
+PARTS = {
+    2: Part("codes of CPU and GPU", 20, compare_codes),
+    3: Part("bits of double quantization", 15, measure_constants),
+    4: Part("65B in one card, paged", 75, train_65b),
+    5: Part("7B, speed and memory", 140, train_7b),
+    6: Part("Figure 6, measured", 40, measure_figure_6),
+    7: Part("ended and resumed while paging", 25, resume_while_paging),
+    8: Part("two equal runs", 25, measure_noise),
+    9: Part("scores from memory and from the store", 30, rescore_from_store),
+    10: Part("finding 1 on the embedded model", 240, run_finding_1),
+}

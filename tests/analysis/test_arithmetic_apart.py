@@ -1,0 +1,38 @@
+"""Runs of one model in two arithmetics are two models to every table."""
+
+import json
+from pathlib import Path
+
+from stored import make_run, write
+
+from analysis.claims.runs import load
+from analysis.read import manifests, records
+from qlora_repro.records import Metric
+
+
+def in_arithmetic(folder: Path, name: str) -> Path:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["decided_by"]["dtype"]["compute_dtype"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    metric = Metric(run_id="r", task="piqa", name="acc", value=0.5, stderr=0.1, n=4)
+    write(folder, "metrics", [metric])
+    write(folder, "answers", [])
+    return folder
+
+
+def test_the_rarer_arithmetic_is_named_and_the_usual_one_is_not(tmp_path: Path) -> None:
+    for dtype in ("bf16", "nf4"):
+        in_arithmetic(make_run(tmp_path, dtype), "float32")
+    in_arithmetic(make_run(tmp_path, "fp4"), "bfloat16")
+    in_arithmetic(make_run(tmp_path, "fp32"), "float32")
+    in_arithmetic(make_run(tmp_path, "nf4", model="other"), "bfloat16")
+    named = dict(records(tmp_path, "metrics").set_index("folder")["model"])
+    assert named == {
+        "small-bf16-False": "small",
+        "small-nf4-False": "small",
+        "small-fp4-False": "small in bfloat16",
+        "small-fp32-False": "small",
+        "other-nf4-False": "other",
+    }
+    assert {run.model for run in load(tmp_path)} == {"small", "small in bfloat16", "other"}
+    assert [folder.name for folder, _ in manifests(tmp_path)] == sorted(named)

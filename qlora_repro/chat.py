@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from qlora_repro import manifest
 from qlora_repro.config import RunConfig
@@ -17,9 +18,9 @@ from qlora_repro.judge.outcome import Standing
 from qlora_repro.judge.request import check, read_key
 from qlora_repro.live import Live
 from qlora_repro.model.description import load_description
-from qlora_repro.store.done import Cell
+from qlora_repro.store.done import Cell, find_cell
 from qlora_repro.store.identity import decisive
-from qlora_repro.store.runs import open_store
+from qlora_repro.store.runs import Store, open_store
 
 
 def foresee(cell: Cell) -> None:
@@ -68,17 +69,19 @@ def answer(cell: Cell, live: Live, *, tuned: bool) -> None:
         )
     began, digest = time.monotonic(), cell.digest(tuned=tuned, stage="generate")
     name, asked = f"generations-{digest}.jsonl", questions(cfg.generate)
-    loaded = live.tuned() if tuned else live.base()
+    live.to_score(tuned=tuned)
     say(f"answering {len(asked)} questions{'' if tuned else ' untuned'}")
     folder.note_progress("answers")
-    written = generate(
-        loaded.model,
-        loaded.tokenizer,
-        asked,
-        cfg.generate,
-        run_id=folder.run_id,
-        seed=cfg.seed,
-    )
+    with live.in_step():
+        loaded = live.divide("answer", tuned=tuned)
+        written = generate(
+            loaded.model,
+            loaded.tokenizer,
+            asked,
+            cfg.generate,
+            run_id=folder.run_id,
+            seed=cfg.seed,
+        )
     folder.drop(name)
     stage = "generate" if tuned else "untuned_generate"
     folder.write_json(f"settings-{digest}.json", decisive(cfg, stage))
@@ -87,6 +90,18 @@ def answer(cell: Cell, live: Live, *, tuned: bool) -> None:
     short = sum(bool(answer.room or answer.cut) for answer in written)
     less = f"; {short} of {len(written)} after a prompt too long for a whole one" if short else ""
     say(f"answers lie in {folder.path / name}{less}")
+
+
+def answer_along(cfg: RunConfig, *, tuned: bool) -> None:
+    """Answer with a divided model on a rank other than 0, which keeps them; nothing is written."""
+    live = Live(cfg, find_cell(cfg, Store(Path(cfg.results_dir))).folder.path)
+    asked = questions(cfg.generate)
+    try:
+        live.to_score(tuned=tuned)
+        loaded = live.divide("answer", tuned=tuned)
+        generate(loaded.model, loaded.tokenizer, asked, cfg.generate, run_id="", seed=cfg.seed)
+    finally:
+        live.release()
 
 
 def answer_for_judge(cell: Cell, live: Live) -> None:

@@ -1,9 +1,10 @@
-"""What ranks other than 0 do: train along, keep silent, write nothing."""
+"""What ranks other than 0 do: train, score and answer along, keep silent, write nothing."""
 
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 
 from qlora_repro import checks
 from qlora_repro.attempt import worded
@@ -12,7 +13,7 @@ from qlora_repro.together import failed_elsewhere, in_step, together
 
 
 def follow() -> int:
-    """Train along with rank 0 whatever it says, until it is done; return the exit code.
+    """Work along with rank 0 whatever it says, until it is done; return the exit code.
 
     The first rank to fail says why, whichever it is.
     """
@@ -21,12 +22,19 @@ def follow() -> int:
     sys.stdout.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever writes there, libraries too
     warnings.simplefilter("ignore")
-    from qlora_repro.training import train_along  # slow: rank 0 imports at the same time
+    from qlora_repro.chat import answer_along  # slow: rank 0 imports at the same time
+    from qlora_repro.pipeline import score_along
+    from qlora_repro.training import train_along
 
+    along: dict[str, Callable[..., None]] = {
+        "train": train_along,
+        "score": score_along,
+        "answer": answer_along,
+    }
     try:
         while (order := together().next_order()) is not None:
             with in_step():
-                train_along(checks.again(order))
+                along[order.pop("work")](checks.again(order.pop("config")), **order)
     except Exception as error:  # noqa: BLE001  # rank 0 is told, and torchrun ends the others
         if not failed_elsewhere():
             failed = worded(error)

@@ -1,8 +1,8 @@
 """The one model of a cell: loaded when a stage first needs it, adapted once, let go at the end."""
 
 import gc
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from qlora_repro.model.device import (
     return_freed_memory,
     why_no_gpu,
 )
-from qlora_repro.model.load import Loaded, load_base, load_trained
+from qlora_repro.model.load import Loaded, load_base, load_empty, load_trained
 from qlora_repro.model.quiet import quiet
 from qlora_repro.plan.architecture import architecture
+from qlora_repro.ranks import processes, rank
 from qlora_repro.store.done import ADAPTER, MODEL
 from qlora_repro.store.identity import key
+from qlora_repro.together import in_step, together
 from qlora_repro.train.checkpoint import publish
+from qlora_repro.train.shards import shard
 
 LARGE = 3e9  # parameters: beyond that a CPU takes minutes a token
 
@@ -62,32 +65,71 @@ class Live:
         self.loaded: Loaded | None = None
         self.sites: dict[str, str] = {}  # adapted module -> role
         self.adapted = False
+        self.divided = False  # in shards: no process can use it alone
         self.name = f"{key(cfg, 'untuned')} {cfg.model.device} {cfg.model.attention}"  # of the base
         keep_freed_memory()
 
     def base(self) -> Loaded:
         """Return the untuned model; it must be asked for before the tuned one."""
+        if self.divided:
+            self.release()
         assert not self.adapted, "the base was adapted already"
         if self.loaded is None:
             self.loaded = BASE.take(self.name) or self._load()
         return self.loaded
 
+    @property
+    def divides(self) -> bool:
+        """Whether the base is too large for a process alone, which works on it with the others."""
+        return self.cfg.train.sharded and processes() > 1
+
+    def in_step(self) -> AbstractContextManager[None]:
+        """Enclose scoring and answering: where the base divides, what fails here fails for all."""
+        return in_step() if self.divides else nullcontext()
+
+    def to_score(self, *, tuned: bool) -> Loaded:
+        """Return the untuned or the tuned model, to be scored or asked.
+
+        One that divides is not ready yet: `divide` it, in all processes.
+        """
+        if not self.divides:
+            return self.tuned() if tuned else self.base()
+        self.begin_training()
+        loaded = self.base()
+        if not tuned:
+            loaded.model.requires_grad_(False)
+            return loaded
+        return self._with_trained(loaded, trainable=True)  # so that shards leave the adapter whole
+
+    def divide(self, work: str, *, tuned: bool) -> Loaded:
+        """Return the model of `to_score`, in shards where it divides; the other ranks work along.
+
+        `work` is score or answer.
+        """
+        assert self.loaded is not None
+        if self.divides:
+            if rank() == 0:
+                together().order({"work": work, "config": asdict(self.cfg), "tuned": tuned})
+            device = resolve_device(self.cfg.model.device)
+            together().meet(device)
+            shard(self.loaded.model, device)
+            self.divided = True
+        return self.loaded
+
     def begin_training(self) -> None:
-        """Load a base that is to be sharded anew: in the host's memory, where all of it fits."""
+        """Load a base that is to be sharded anew: in rank 0's host memory, empty in the others."""
         if not self.cfg.train.sharded:
             return
         self.release()
         announce_cpu(self.cfg.model)
         say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}, to be divided")
-        model, dtype = self.cfg.model, self.cfg.dtype
-        loaded = load_base(
-            replace(model, device="cpu"),
-            dtype,
-            dq=self.cfg.dq,
-            seed=self.cfg.seed,
-            storage=getattr(torch, dtype.compute_dtype),  # one type all through, as FSDP likes it
-        )
-        device = str(resolve_device(model.device))  # where its parts will be
+        model, dtype = replace(self.cfg.model, device="cpu"), self.cfg.dtype
+        storage = getattr(torch, dtype.compute_dtype)  # one type all through, as FSDP likes it
+        if rank() > 0:
+            loaded = load_empty(model, dtype, dq=self.cfg.dq, storage=storage)
+        else:
+            loaded = load_base(model, dtype, dq=self.cfg.dq, seed=self.cfg.seed, storage=storage)
+        device = str(resolve_device(self.cfg.model.device))  # where its parts will be
         self.loaded = replace(loaded, origin=loaded.origin | {"device": device})
 
     def end_training(self) -> None:
@@ -97,7 +139,7 @@ class Live:
         with them. `tuned` reads it back.
         """
         if self.cfg.train.sharded or self.cfg.train.kernels != "none":
-            self.loaded, self.adapted = None, False
+            self.release()
 
     def _load(self) -> Loaded:
         announce_cpu(self.cfg.model)
@@ -132,17 +174,23 @@ class Live:
 
     def tuned(self) -> Loaded:
         """Return the model with the trained weights of this run, from memory or from the store."""
+        if self.divided:
+            self.release()
         if self.adapted and self.loaded is not None:
             return self.loaded
         if self.cfg.full_finetuning:
             announce_cpu(self.cfg.model)
             self.loaded = load_trained(self.cfg.model, self.cfg.dtype, folder=self.folder / MODEL)
             return self._adapted(self.loaded.model)
-        loaded = self.base()
+        return self._with_trained(self.base(), trainable=False)
+
+    def _with_trained(self, loaded: Loaded, *, trainable: bool) -> Loaded:
+        """Return the base with this run's adapter from the store."""
         self.sites = placement.sites(
             loaded.model, self.cfg.lora.target, layers=self.cfg.lora.layers
         )
-        model = PeftModel.from_pretrained(loaded.model, str(self.folder / ADAPTER))
+        folder = str(self.folder / ADAPTER)
+        model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
         adapter.hold_adapters(model, self.cfg.lora.dtype)
         return self._adapted(model)
 
@@ -176,6 +224,6 @@ class Live:
         alone = not (self.cfg.full_finetuning or self.cfg.train.sharded)
         if keep and self.loaded is not None and alone:
             BASE.give_back(self.name, self.loaded)
-        self.loaded = None
+        self.loaded, self.adapted, self.divided = None, False, False
         gc.collect()
         return_freed_memory()

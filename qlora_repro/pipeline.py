@@ -4,6 +4,7 @@ Stages meet only in the store: each looks there first, and what is finished is n
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from qlora_repro import chat, manifest
@@ -16,13 +17,12 @@ from qlora_repro.finished import SKIPPED, describe, result, say_versions, summar
 from qlora_repro.live import Live
 from qlora_repro.measure.stage import measure
 from qlora_repro.merge import merge
-from qlora_repro.model.load import Loaded
 from qlora_repro.records import Example
 from qlora_repro.report import CellResult, show
 from qlora_repro.scores import Scores
 from qlora_repro.store.done import MANIFEST, Cell, find_cell
 from qlora_repro.store.identity import decisive, key
-from qlora_repro.store.runs import Folder, open_store
+from qlora_repro.store.runs import Folder, Store, open_store
 from qlora_repro.tracker import Tracker, tracking
 from qlora_repro.training import quiet, rows_of, train_cell
 
@@ -96,16 +96,12 @@ def _measure(cfg: RunConfig, folder: Folder, live: Live) -> None:
 
     def load() -> Any:
         loaded = live.base()
-        _describe_base(cfg, folder, loaded)
+        if not folder.has(MANIFEST):
+            folder.write_json(MANIFEST, manifest.base(cfg, loaded))
         folder.write_json(f"settings-{digest}.json", decisive(cfg, "measure"))
         return loaded.model
 
     measure(folder, cfg.measure, digest=digest, load=load)
-
-
-def _describe_base(cfg: RunConfig, folder: Folder, loaded: Loaded) -> None:
-    if not folder.has(MANIFEST):
-        folder.write_json(MANIFEST, manifest.base(cfg, loaded))
 
 
 def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -> None:
@@ -123,11 +119,14 @@ def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -
         say(f"scores {when}: {SKIPPED}")
         return
     began = time.monotonic()
-    loaded = live.tuned() if tuned else live.base()
-    if not tuned:
-        _describe_base(cfg, folder, loaded)
+    loaded = live.to_score(tuned=tuned)
+    described = None if tuned or folder.has(MANIFEST) else manifest.base(cfg, loaded)
     folder.note_progress(f"scores {when}")
-    with progress(f"scores {when}") as on_progress:
+    with live.in_step(), progress(f"scores {when}") as on_progress:
+        loaded = live.divide("score", tuned=tuned)
+        if described is not None:
+            described["provenance"]["device"] = manifest.device_name(loaded.model)
+            folder.write_json(MANIFEST, described)
         found, rows = score(
             loaded.model,
             loaded.tokenizer,
@@ -144,3 +143,16 @@ def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -
     folder.write(answers, rows)
     manifest.origin(cell.cfg, folder, digest, live=live, began=began)
     folder.write(metrics, found)  # last: the mark that this evaluation is done
+
+
+def score_along(cfg: RunConfig, *, tuned: bool) -> None:
+    """Score a divided model on a rank other than 0, which keeps the scores; nothing is written."""
+    live = Live(cfg, find_cell(cfg, Store(Path(cfg.results_dir))).folder.path)
+    try:
+        with quiet():
+            beside = Beside(held_out=rows_of(cfg)[1])
+            live.to_score(tuned=tuned)
+            loaded = live.divide("score", tuned=tuned)
+            score(loaded.model, loaded.tokenizer, cfg.eval, run_id="", beside=beside)
+    finally:
+        live.release()

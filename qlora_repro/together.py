@@ -40,10 +40,14 @@ class Together:
         self.orders = 0
         self.agreements = 0
 
-    def order(self, config: dict[str, Any] | None) -> None:
-        """Tell the other ranks to train this cell along with this one; None: to go home."""
+    def order(self, task: dict[str, Any] | None) -> None:
+        """Tell the other ranks to work along with this one; None: to go home.
+
+        A task has a cell's `config`, and as `work` train, score or answer, the latter two with
+        `tuned`: which model is scored or asked.
+        """
         self.orders += 1
-        self.store.set(f"{ORDER}/{self.orders}", json.dumps(config))
+        self.store.set(f"{ORDER}/{self.orders}", json.dumps(task))
 
     def next_order(self) -> dict[str, Any] | None:
         """Wait for rank 0's next order, however long it takes; None: there are no more."""

@@ -6,11 +6,10 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from qlora_repro import manifest
@@ -35,7 +34,7 @@ from qlora_repro.tracker import Tracker
 from qlora_repro.train.checkpoint import CHECKPOINTS
 from qlora_repro.train.loop import Job, TrainResult, train
 from qlora_repro.train.memory import free_bytes
-from qlora_repro.train.shards import leave_frozen, shard
+from qlora_repro.train.shards import Autocast, leave_frozen, ready_for_training, shard
 from qlora_repro.train.stage import NoteProgress, TrackLoss, collator, encoded, optimizer_note
 
 
@@ -89,7 +88,7 @@ def train_cell(cell: Cell, live: Live, rows: list[Example], tracker: Tracker) ->
     job = _job(cell, loaded, encoded_rows, watch)
     with in_step():
         if processes() > 1:
-            together().order(asdict(cfg))
+            together().order({"work": "train", "config": asdict(cfg)})
         outcome = _train(cfg, loaded.model, job)
     folder.drop(
         TRAINED, "metrics-*", "generations-*", "judgments-*"
@@ -136,7 +135,9 @@ def _train(cfg: RunConfig, model: Any, job: Job) -> TrainResult:
         device = resolve_device(cfg.model.device)
         together().meet(device)
         if cfg.train.sharded:
-            shard(model, device, compute_dtype=getattr(torch, cfg.dtype.compute_dtype))
+            shard(model, device)
+            ready_for_training(model)
+            job = replace(job, watch=[*job.watch, Autocast()])
         else:
             leave_frozen(model)
     return train(model, job, cfg=_settled(cfg, model, job).train)

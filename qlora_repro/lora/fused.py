@@ -69,7 +69,8 @@ def dense_weight(base: nn.Module, dtype: torch.dtype) -> Tensor:
     """Return the weight (out, in) of a plain or a 4-bit linear layer in `dtype`."""
     weight: Any = base.weight
     if isinstance(base, Linear4bit):
-        return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+        state = getattr(weight, "quant_state", None)  # which FSDP's own parameter does not have
+        return dequantize_4bit(weight.data, state or base.quant_state).to(dtype)
     return weight.to(dtype)  # type: ignore[no-any-return]
 
 

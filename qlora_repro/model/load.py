@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,7 +27,7 @@ from qlora_repro.model.device import SPREAD, resolve_device
 from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_bf16, weight_bytes
 from qlora_repro.model.quiet import quiet
 from qlora_repro.model.spread import free_bytes, hand_over_early, spread_map
-from qlora_repro.quant.bnb import disarm, quantization_config
+from qlora_repro.quant.bnb import disarm, place_shells, quantization_config
 from qlora_repro.quant.select import expert_weights, quantizable
 from qlora_repro.quant.simulate import simulate, simulate_experts
 
@@ -82,6 +83,17 @@ def load_base(
     check_quantized(live, names, dtype=dtype, dq=dq)
     rounded = 0 if dtype.name == "fp32" else round_to_bf16(live, skip=[*names, *experts])
     return reader.loaded(live, rounded=rounded)
+
+
+def load_empty(
+    model: ModelConfig, dtype: DtypeConfig, *, dq: bool, storage: torch.dtype = torch.uint8
+) -> Loaded:
+    """Return what `load_base` would, without its weights: they come from another process.
+
+    Nothing is read but the configuration and the tokenizer; weights are on the meta device.
+    """
+    reader = _reader(model, None)
+    return reader.loaded(reader.shells(dtype, dq=dq, storage=storage), rounded=0)
 
 
 def load_trained(model: ModelConfig, dtype: DtypeConfig, *, folder: Path) -> Loaded:
@@ -140,10 +152,8 @@ class _Reader:
     ) -> PreTrainedModel:
         """Return the model; for backend=bnb each weight is quantized as it is read."""
         compute = getattr(torch, dtype.compute_dtype)
-        quantized = None
-        if dtype.backend == "bnb" and dtype.name not in FULL_PRECISION:
-            how = {"dq": dq, "compute_dtype": compute, "storage": storage}
-            quantized = quantization_config(dtype.name, blocksize=dtype.blocksize, **how)
+        quantized = _quantization(dtype, dq=dq, storage=storage)
+        if quantized is not None:
             # LLM.int8() computes in float16 and says so once a layer, in each pass
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         gpus = range(torch.cuda.device_count())
@@ -178,17 +188,27 @@ class _Reader:
         self.attention = set_attention(live, self.model.attention)
         return live
 
+    def shells(self, dtype: DtypeConfig, *, dq: bool, storage: torch.dtype) -> PreTrainedModel:
+        """Return the model as `read` does, on the meta device."""
+        empty: PreTrainedModel = self._empty(getattr(torch, dtype.compute_dtype))
+        quantized = _quantization(dtype, dq=dq, storage=storage)
+        if quantized is not None:
+            place_shells(empty, quantized)
+        empty.requires_grad_(False)
+        empty.eval()
+        self.attention = set_attention(empty, self.model.attention)
+        return empty
+
     def _device_map(self, dtype: DtypeConfig) -> dict[str, Any]:
         """Return which module goes where: all to one device, or spread over the cards here."""
         if self.model.device != SPREAD:
             return {"": str(self.device)}
         empty = self._empty(getattr(torch, dtype.compute_dtype))
-        packed = dtype.backend == "bnb" and dtype.name not in FULL_PRECISION
         return spread_map(
             empty,
             free_bytes(),
             name=self.checkpoint.name,
-            quantized=quantizable(empty) if packed else [],
+            quantized=quantizable(empty) if _packed(dtype) else [],
             dtype=dtype.name,
         )
 
@@ -277,6 +297,25 @@ class _Reader:
                 f"{name} brings its own Python code; if you trust it, model.trust_remote_code=true"
             )
         return f"{name}: {part} cannot be read ({text[:300]}); a whole checkpoint is needed"
+
+
+def _packed(dtype: DtypeConfig) -> bool:
+    """Whether bitsandbytes holds the linear weights."""
+    return dtype.backend == "bnb" and dtype.name not in FULL_PRECISION
+
+
+def _quantization(
+    dtype: DtypeConfig, *, dq: bool, storage: torch.dtype
+) -> BitsAndBytesConfig | None:
+    if not _packed(dtype):
+        return None
+    return quantization_config(
+        dtype.name,
+        blocksize=dtype.blocksize,
+        dq=dq,
+        compute_dtype=getattr(torch, dtype.compute_dtype),
+        storage=storage,
+    )
 
 
 def set_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:

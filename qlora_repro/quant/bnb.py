@@ -138,6 +138,15 @@ def dequantized_weight(module: nn.Module) -> Tensor:
     return weight
 
 
+def place_shells(model: PreTrainedModel, config: Any) -> None:
+    """Put bitsandbytes' layers, still empty, into a model on the meta device, for later weights.
+
+    `config` is what `quantization_config` returns.
+    """
+    _before_loading(model, config)
+    _mark(model, config.layout)
+
+
 def _refuse_experts(model: nn.Module) -> None:
     """Refuse experts that are one 3-D weight a layer, which bitsandbytes leaves in 16 bits."""
     if experts := expert_weights(model):
@@ -151,12 +160,16 @@ def _refuse_experts(model: nn.Module) -> None:
 
 
 def _declare(model: nn.Module, layout: Layout) -> None:
+    _mark(model, layout)
+    refuse_misread(model)
+
+
+def _mark(model: nn.Module, layout: Layout) -> None:
     """Tell peft which layers to look for, and the Trainer not to move or cast the model."""
     marked: Any = model
     marked.quantization_method = QuantizationMethod.BITS_AND_BYTES
     setattr(marked, "is_loaded_in_4bit" if layout.four_bit else "is_loaded_in_8bit", True)
     disarm(model)
-    refuse_misread(model)
 
 
 def _before_loading(model: PreTrainedModel, config: Any) -> None:

@@ -199,6 +199,11 @@ class OneDevice(TrainingArguments):
         """At most 1: with more the Trainer would multiply the batch and wrap in DataParallel."""
         return min(1, int(super().n_gpu))
 
+    @property
+    def place_model_on_device(self) -> bool:
+        """False: it is there already, and one in shards or spread over cards must stay there."""
+        return False
+
 
 def _numerics(
     model: nn.Module, cfg: TrainConfig, job: Job, *, device: torch.device, fused: int

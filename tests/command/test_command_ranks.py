@@ -15,10 +15,12 @@ from accelerate import Accelerator
 from forking import fork
 from ranked import Ranks
 from running import PATIENCE, RUN, environment
+from torch.distributed.tensor import DTensor
 
-from qlora_repro import pipeline, training
+from qlora_repro import chat, live, pipeline, training
 from qlora_repro.errors import LackOfMemory
 from qlora_repro.replay import compare
+from qlora_repro.train import shards
 from qlora_repro.train.dropout import DropoutDraw
 from qlora_repro.train.loop import TrainResult
 
@@ -101,7 +103,7 @@ def test_torchrun_with_two_processes_gives_the_curve_and_the_records_of_one(
 @pytest.fixture
 def _as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let accelerate take the path that it takes with several GPUs, which refuses shards in DDP."""
-    monkeypatch.setattr(Accelerator, "multi_device", property(lambda self: True))
+    monkeypatch.setattr(Accelerator, "multi_device", property(lambda self: self.num_processes > 1))
 
 
 @pytest.mark.usefixtures("_as_on_gpus")
@@ -113,7 +115,81 @@ def test_a_divided_4_bit_base_gives_the_curve_and_the_records_of_a_whole_one(
     assert_the_same_run(tmp_path, alone, processes=2, backend="gloo", sharded=True)
 
 
+@pytest.mark.usefixtures("_as_on_gpus")
+def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[Any] = []
+    load, shard, divide = live.load_base, training.shard, shards.fully_shard
+
+    def loading(*words: Any, **named: Any) -> Any:
+        with (tmp_path / "read").open("a") as file:
+            file.write(f"rank {os.environ['RANK']}\n")
+        return load(*words, **named)
+
+    def sharding(model: Any, *words: Any, **named: Any) -> Any:
+        models.append(model)
+        return shard(model, *words, **named)
+
+    def dividing(module: Any, **named: Any) -> Any:
+        frozen = [weight for weight in models[0].parameters() if not weight.requires_grad]
+        here = [w for w in frozen if w.device.type != "meta" and not isinstance(w, DTensor)]
+        with (tmp_path / f"held by {os.environ['RANK']}").open("a") as file:
+            file.write(f"{sum(w.nbytes for w in here)}\n")
+        return divide(module, **named)
+
+    monkeypatch.setattr(live, "load_base", loading)
+    monkeypatch.setattr(training, "shard", sharding)
+    monkeypatch.setattr(shards, "fully_shard", dividing)
+    ranks = Ranks(tmp_path, *TRAINS, "train=fsdp", "train.max_steps=2")
+    assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
+    assert (tmp_path / "read").read_text() == "rank 0\n"
+    first, second, rest = map(int, (tmp_path / "held by 1").read_text().split())
+    assert 0 < first == second  # a block at a time; then the embeddings
+    whole = int((tmp_path / "held by 0").read_text().split()[0])
+    assert whole >= first + second + rest
+
+
+@pytest.mark.usefixtures("_as_on_gpus")
+def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noting(work: Any) -> Any:
+        def noted(model: Any, *words: Any, **named: Any) -> Any:
+            divided = sum(isinstance(weight, DTensor) for weight in model.parameters())
+            with (tmp_path / f"rank {os.environ.get('RANK')}").open("a") as file:
+                file.write(f"{work.__name__} {divided > 0}\n")
+            return work(model, *words, **named)
+
+        return noted
+
+    monkeypatch.setattr(pipeline, "score", noting(pipeline.score))
+    monkeypatch.setattr(chat, "generate", noting(chat.generate))
+    asks = ("stages=[train,eval,generate]", "generate=procedural", "generate.limit=3")
+    words = (*SMALL, *asks, "generate.max_new_tokens=4", "train.max_steps=2", "eval.rouge=true")
+    words = (
+        *words,
+        "data.holdout=8",
+        "eval.max_new_tokens=4",
+        "train.gradient_checkpointing=false",
+    )
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    for folder in (alone, many):
+        folder.mkdir()
+    assert fork(alone, *words).end() == 0
+    ranks = Ranks(many, *words, "train=fsdp")
+    assert ranks.end() == {0: 0, 1: 0}, ranks.output(0) + ranks.output(1)
+    for rank in range(2):
+        noted = (tmp_path / f"rank {rank}").read_text()
+        assert noted == "score True\nscore True\ngenerate True\n"
+    for one, other in zip(folders(alone), folders(many), strict=True):
+        differing = [found for found in compare(one, other) if found.largest >= CLOSE]
+        assert [found.file for found in differing if not found.file.startswith("adapter")] == []
+        assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_as_on_gpus")
 @pytest.mark.parametrize("base", [("dtype.backend=simulated",), ("dtype=bf16", "dq=false")])
 def test_a_divided_16_bit_base_gives_the_curve_and_the_records_of_a_whole_one(
     base: tuple[str, ...], tmp_path: Path
@@ -147,9 +223,28 @@ def test_a_sweep_runs_each_cell_in_all_processes_and_rank_0_alone_tracks_and_spe
     assert (tmp_path / "tracked").read_text() == "rank 0\n" * 2
 
 
+@pytest.mark.usefixtures("_as_on_gpus")
+@pytest.mark.slow
+def test_a_killed_run_with_a_divided_base_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    assert Ranks(whole, *TRAINS, "train=fsdp").end() == {0: 0, 1: 0}
+    assert_taken_up(cut, whole, "train=fsdp", monkeypatch=monkeypatch)
+
+
 def test_a_run_whose_process_was_killed_is_taken_up_and_ends_with_the_same_bytes(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert_taken_up(tmp_path, two, monkeypatch=monkeypatch)
+
+
+def assert_taken_up(
+    tmp_path: Path, whole: Path, *words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kill rank 1 in a run's fourth step, and run it again: `whole` is the run in one go."""
     begin = DropoutDraw.on_step_begin
 
     def killed(self: DropoutDraw, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -159,18 +254,18 @@ def test_a_run_whose_process_was_killed_is_taken_up_and_ends_with_the_same_bytes
 
     with monkeypatch.context() as patch:
         patch.setattr(DropoutDraw, "on_step_begin", killed)
-        ranks = Ranks(tmp_path, *TRAINS)
+        ranks = Ranks(tmp_path, *TRAINS, *words)
         codes = ranks.end()
     assert codes[1] == -signal.SIGKILL
     assert codes[0] > 0
     said = re.findall(r"^error: .*", ranks.output(0) + ranks.output(1), flags=re.MULTILINE)
     assert len(said) == 1
     assert "the same command goes on from the last checkpoint" in said[0]
-    again = Ranks(tmp_path, *TRAINS)
+    again = Ranks(tmp_path, *TRAINS, *words)
     assert again.end() == {0: 0, 1: 0}, again.output(0)
     assert trained(tmp_path)["resumed_from"] == 2
     for name in ("steps.jsonl", "adapter/adapter_model.safetensors"):
-        assert (tuned(tmp_path) / name).read_bytes() == (tuned(two) / name).read_bytes()
+        assert (tuned(tmp_path) / name).read_bytes() == (tuned(whole) / name).read_bytes()
 
 
 @pytest.mark.parametrize("failing", [0, 1])

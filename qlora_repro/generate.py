@@ -18,6 +18,8 @@ from qlora_repro.data.room import Prompt, fit_prompts
 from qlora_repro.errors import ConfigError
 from qlora_repro.records import Generation
 
+EVERY = 8  # tokens that a GPU writes between two looks for turn markers
+
 
 def generate(
     model: Any,
@@ -122,7 +124,8 @@ def _answer(
     seq2seq = bool(model.config.is_encoder_decoder)
     start = 1 if seq2seq else read["input_ids"].shape[1]
     markers = _markers(cfg)
-    sampler = [Nucleus(seeds, p=cfg.top_p, temperature=cfg.temperature)]
+    sampler = [Nucleus(seeds, p=cfg.top_p, temperature=cfg.temperature, device=model.device)]
+    every = EVERY if model.device.type == "cuda" else 1
     ids = model.generate(
         input_ids=read["input_ids"].to(model.device),
         attention_mask=read["attention_mask"].to(model.device),
@@ -136,7 +139,9 @@ def _answer(
             use_cache=True,
         ),
         logits_processor=sampler if cfg.temperature > 0 else [],
-        stopping_criteria=[TurnMarkers(tokenizer, markers, start=start)] if markers else [],
+        stopping_criteria=(
+            [TurnMarkers(tokenizer, markers, start=start, every=every)] if markers else []
+        ),
     )
     new: list[list[int]] = ids[:, start:].tolist()
     return new
@@ -145,18 +150,21 @@ def _answer(
 class Nucleus(LogitsProcessor):
     """Turn the largest score into a nucleus sample (Holtzman et al. 2020), one stream a row.
 
-    The largest log-probability plus Gumbel noise is an exact sample; noise comes from the CPU.
+    The largest log-probability plus Gumbel noise is an exact sample. The noise is drawn where the
+    scores are, so that no token waits for the CPU: a GPU samples other answers than a CPU.
     """
 
-    def __init__(self, seeds: Sequence[int], *, p: float, temperature: float) -> None:
-        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(
+        self, seeds: Sequence[int], *, p: float, temperature: float, device: Any = "cpu"
+    ) -> None:
+        self.streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self.p = p
         self.temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         kept = nucleus(scores.float() / self.temperature, p=self.p)  # (B, V)
         width = kept.shape[1]
-        noise = torch.stack([torch.rand(width, generator=stream) for stream in self.streams])
+        noise = torch.stack([torch.rand(width, generator=g, device=g.device) for g in self.streams])
         gumbel = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))  # (B, V)
         return kept + gumbel.to(kept.device)
 
@@ -170,17 +178,25 @@ def nucleus(scores: Tensor, *, p: float) -> Tensor:
 
 
 class TurnMarkers(StoppingCriteria):
-    """End a row once its new text holds one of the markers."""
+    """End a row once its new text holds one of the markers, looked for at `every` so many tokens.
 
-    def __init__(self, tokenizer: Any, markers: Sequence[str], *, start: int) -> None:
+    A look reads tokens back from a GPU, which waits for it; what a row writes after its marker,
+    before the next look, is cut off.
+    """
+
+    def __init__(
+        self, tokenizer: Any, markers: Sequence[str], *, start: int, every: int = 1
+    ) -> None:
         self.tokenizer = tokenizer
         self.markers = list(markers)
         self.start = start
-        self.tail = (
-            max(len(marker.encode()) for marker in markers) + 1
-        )  # a token has a byte or more
+        self.every = every
+        longest = max(len(marker.encode()) for marker in markers)
+        self.tail = longest + every  # a token has a byte or more
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if (input_ids.shape[1] - self.start) % self.every:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         tails = input_ids[:, self.start :][:, -self.tail :]
         texts = self.tokenizer.batch_decode(tails, skip_special_tokens=False)
         done = [any(marker in text for marker in self.markers) for text in texts]
@@ -193,13 +209,20 @@ def _finish(tokenizer: Any, ids: list[int], ends: set[int], markers: list[str]) 
     own = ids[:stop]
     if tokenizer.pad_token_id in own:  # a row that stopped at a marker was filled up
         own = own[: own.index(tokenizer.pad_token_id)]
-    raw = tokenizer.decode(own, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    raw = _decode(tokenizer, own)
     places = [place for marker in markers if (place := raw.find(marker)) >= 0]
+    while any(marker in _decode(tokenizer, own[:-1]) for marker in markers):
+        own = own[:-1]  # written before anyone looked
     raw = raw[: min(places, default=None)]  # cut first: a marker may itself be a special token
     for special in tokenizer.all_special_tokens:
         raw = raw.replace(special, "")
     finish = "stop" if places else "length" if stop is None else "eos"
     return {"answer": raw.strip(), "n_tokens": len(own), "finish": finish}
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
 
 
 def _markers(cfg: GenerateConfig) -> list[str]:

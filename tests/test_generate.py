@@ -1,5 +1,7 @@
 import json
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from transformers.generation import TopPLogitsWarper
 from qlora_repro.config import GenerateConfig
 from qlora_repro.data.questions import Question, read_questions
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.generate import Nucleus, generate, nucleus
+from qlora_repro.generate import Nucleus, TurnMarkers, generate, nucleus
 
+generate_module = sys.modules["qlora_repro.generate"]  # the package names its function alike
 Make = Callable[..., GenerateConfig]
 QUESTIONS = [
     Question(question_id=str(k), text=text)
@@ -149,6 +152,7 @@ def scripted(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: 
     model.forward = forward  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("every", [1, 5], ids=["each token", "now and then, as on a GPU"])
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -163,7 +167,13 @@ def test_an_answer_ends_at_eos_at_a_turn_marker_or_when_it_is_long(
     config: Make,
     text: str,
     expected: tuple[str, int, str],
+    every: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    looks = partial(TurnMarkers, every=every)
+    monkeypatch.setattr(
+        generate_module, "TurnMarkers", lambda *given, **named: looks(*given, start=named["start"])
+    )
     scripted(model, tokenizer, text)
     cfg = config(temperature=0.0, template="guanaco", max_new_tokens=18)
     (found,) = generate(model, tokenizer, QUESTIONS[:1], cfg, run_id="r", seed=0)

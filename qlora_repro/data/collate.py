@@ -51,7 +51,9 @@ def causal(pad_id: int, *, trims_logits: bool) -> Collate:
     def collate(rows: Sequence[Row]) -> Batch:
         ids = [row.ids for row in rows]
         labels = _pad([row.labels for row in rows], IGNORE)  # (B, T)
-        batch = {"input_ids": _pad(ids, pad_id), "attention_mask": _mask(ids)}
+        batch = {"input_ids": _pad(ids, pad_id)}
+        if len(set(map(len, ids))) > 1:  # else no mask: a GPU is asked whether it is all ones
+            batch["attention_mask"] = _mask(ids)
         return batch | _ask(labels, trims_logits=trims_logits)
 
     return collate

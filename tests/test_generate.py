@@ -161,7 +161,7 @@ def scripted(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: 
         ("a longer answer than fits", ("a longer answer th", 18, "length")),
     ],
 )
-def test_an_answer_ends_at_eos_at_a_turn_marker_or_when_it_is_long(
+def test_an_answer_ends_at_eos_at_a_turn_marker_or_when_it_is_long(  # noqa: PLR0913
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     config: Make,

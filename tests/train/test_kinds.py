@@ -126,6 +126,8 @@ def test_every_family_trains_on_its_own_loss_with_and_without_trimmed_logits(
         "dtype.compute_dtype=float32",
         "train.max_steps=1",
         "train.loss_mean=token",
+        "train.micro_batch_size=1",
+        "train.gradient_checkpointing=true",
         f"data.train_on_source={on_source}",
     )
     cfg = tiny(configured, "causal", *path, *asked)

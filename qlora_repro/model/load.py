@@ -26,7 +26,7 @@ from qlora_repro.model.checkpoint import Checkpoint, find, folder_checkpoint
 from qlora_repro.model.device import SPREAD, resolve_device
 from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_bf16, weight_bytes
 from qlora_repro.model.quiet import quiet
-from qlora_repro.model.spread import free_bytes, hand_over_early, spread_map
+from qlora_repro.model.spread import free_by_card, hand_over_early, spread_map
 from qlora_repro.quant.bnb import disarm, place_shells, quantization_config
 from qlora_repro.quant.select import expert_weights, quantizable
 from qlora_repro.quant.simulate import simulate, simulate_experts
@@ -206,7 +206,7 @@ class _Reader:
         empty = self._empty(getattr(torch, dtype.compute_dtype))
         return spread_map(
             empty,
-            free_bytes(),
+            free_by_card(),
             name=self.checkpoint.name,
             quantized=quantizable(empty) if _packed(dtype) else [],
             dtype=dtype.name,

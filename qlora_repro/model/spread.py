@@ -18,7 +18,7 @@ from qlora_repro.errors import ConfigError, ModelError
 HELD_IN = {"nf4": CustomDtype.INT4, "fp4": CustomDtype.INT4, "int8": torch.int8}  # by bitsandbytes
 
 
-def free_bytes() -> dict[int, int]:
+def free_by_card() -> dict[int, int]:
     """Return what each card that this process sees has free, by the card's number."""
     cards = range(torch.cuda.device_count())
     unused = (torch.cuda.memory_reserved(n) - torch.cuda.memory_allocated(n) for n in cards)

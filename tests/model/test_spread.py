@@ -99,7 +99,7 @@ def test_a_spread_model_is_read_onto_the_cards_that_are_free(
         return spread_map(empty, cards, **how | {"quantized": ()})  # 4 bits fit the second card
 
     monkeypatch.setattr(load, "resolve_device", lambda name: torch.device("cuda", 0))
-    monkeypatch.setattr(load, "free_bytes", lambda: {0: 1 << 30, 1: 1 << 30})
+    monkeypatch.setattr(load, "free_by_card", lambda: {0: 1 << 30, 1: 1 << 30})
     monkeypatch.setattr(load, "spread_map", spread)
     monkeypatch.setattr(load.KINDS["causal"], "from_pretrained", read)
     cfg = configured("model=tiny", "model.device=spread", f"dtype={dtype}")

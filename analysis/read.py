@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 def manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (folder, manifest) of every run of a results folder, by name.
 
-    Of a model that ran in two arithmetics, the runs in the rarer one go by a name that says so.
+    Of a model that computed in two dtypes, the runs in the rarer one go by a name that says so.
 
     Raises StoreError when there is no such folder.
     """

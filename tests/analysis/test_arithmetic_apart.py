@@ -1,4 +1,4 @@
-"""Runs of one model in two arithmetics are two models to every table."""
+"""Runs of one model that computed in two dtypes are two models to every table."""
 
 import json
 from pathlib import Path

@@ -210,12 +210,12 @@ def _source(run: Sequence[tuple[Todo, PlanConfig]]) -> str:
 
 
 def split_labels(labels: Sequence[str]) -> tuple[str, list[str]]:
-    """Return what all labels share, and each without it; a label that shares all stays whole.
+    """Return what all labels share behind their models, and each label without it.
 
     >>> split_labels(["llama_7b, nf4, alpaca, seed 0", "llama_7b, nf4, flan_v2, seed 0"])
-    ('llama_7b, nf4, seed 0', ['alpaca', 'flan_v2'])
+    ('nf4, seed 0', ['llama_7b, alpaca', 'llama_7b, flan_v2'])
     """
     parts = [label.split(", ") for label in labels]
-    shared = [part for part in parts[0] if all(part in other for other in parts)]
-    rest = [", ".join(part for part in own if part not in shared) for own in parts]
-    return ", ".join(shared), [own or label for own, label in zip(rest, labels, strict=True)]
+    shared = [part for part in parts[0][1:] if all(part in other[1:] for other in parts)]
+    rest = [", ".join(part for part in label if part not in shared) for label in parts]
+    return ", ".join(shared), rest

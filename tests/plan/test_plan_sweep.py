@@ -44,7 +44,8 @@ def test_a_row_names_the_dataset_and_fits_one_line(shown: Callable[..., str]) ->
     rows = [line for line in shown().splitlines() if line.startswith("│")]
     assert len(rows) == 4
     assert [row.split("│")[1].strip() for row in rows] == [
-        *("bf16, alpaca", "bf16, flan_v2", "nf4 + dq, alpaca", "nf4 + dq, flan_v2"),
+        *("llama_65b, bf16, alpaca", "llama_65b, bf16, flan_v2"),
+        *("llama_65b, nf4 + dq, alpaca", "llama_65b, nf4 + dq, flan_v2"),
     ]
 
 
@@ -72,5 +73,5 @@ def test_the_command_names_what_tells_its_cells_apart(tmp_path: Path) -> None:
         text=True,
     )
     table = done.stdout.partition("a row a cell")[2]
-    assert "│ alpaca " in table
-    assert "│ flan_v2 " in table
+    assert "│ llama_7b, alpaca " in table
+    assert "│ llama_7b, flan_v2 " in table

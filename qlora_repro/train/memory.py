@@ -26,17 +26,20 @@ class MemoryPeak(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start counting."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        for card in self._cards():
+            torch.cuda.reset_peak_memory_stats(card)
 
     def paged(self) -> int | None:
         """Return the bytes of managed memory, which the allocator does not count; None on a CPU."""
         return paged_bytes() if self.device.type == "cuda" else None
 
     def bytes(self) -> int:
-        """Return the peak: CUDA's allocator, or the resident set of the whole process on a CPU."""
+        """Return the peak: CUDA's allocator, or the resident set of the whole process on a CPU.
+
+        Of a model that is spread over cards it is the sum of their peaks.
+        """
         if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
+            return sum(int(torch.cuda.max_memory_allocated(card)) for card in self._cards())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -54,6 +57,10 @@ def free_bytes(device: torch.device, *, reserve: float) -> int | None:
     if distributed.is_initialized():
         distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
     return int(least)
+
+    def _cards(self) -> range:
+        """Return the numbers of the cards that this process may use; none on a CPU."""
+        return range(torch.cuda.device_count() if self.device.type == "cuda" else 0)
 
 
 def fixed_bytes(model: nn.Module) -> int:

@@ -42,6 +42,10 @@ class MemoryPeak(TrainerCallback):
             return sum(int(torch.cuda.max_memory_allocated(card)) for card in self._cards())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+    def _cards(self) -> range:
+        """Return the numbers of the cards that this process may use; none on a CPU."""
+        return range(torch.cuda.device_count() if self.device.type == "cuda" else 0)
+
 
 def free_bytes(device: torch.device, *, reserve: float) -> int | None:
     """Return what a run can have of its GPU, its model included; None on a CPU.
@@ -57,10 +61,6 @@ def free_bytes(device: torch.device, *, reserve: float) -> int | None:
     if distributed.is_initialized():
         distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
     return int(least)
-
-    def _cards(self) -> range:
-        """Return the numbers of the cards that this process may use; none on a CPU."""
-        return range(torch.cuda.device_count() if self.device.type == "cuda" else 0)
 
 
 def fixed_bytes(model: nn.Module) -> int:

@@ -14,8 +14,10 @@ from qlora_repro.config import TrainConfig
 from qlora_repro.data.collate import causal
 from qlora_repro.data.encode import Row
 from qlora_repro.errors import RunError
+from qlora_repro.lora.adapter import hold_adapters
+from qlora_repro.train import loop
 from qlora_repro.train.checkpoint import newest_whole_checkpoint
-from qlora_repro.train.loop import Job, TrainResult, runnable_optim, train
+from qlora_repro.train.loop import Job, Numerics, TrainResult, runnable_optim, train
 
 
 def adapted(model: LlamaForCausalLM, dropout: float = 0.1) -> PeftModel:
@@ -191,3 +193,50 @@ def test_a_process_that_sees_two_gpus_trains_the_same_batches_on_one(
     monkeypatch.setattr(TrainingArguments, "__post_init__", sees_two)
     two = run(adapted(fresh(llama)), rows, tmp_path / "two")
     assert two.steps == one.steps
+
+
+def test_adapters_in_16_bits_stay_so_when_a_run_is_taken_up(
+    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+) -> None:
+    """PEFT casts what is read from a checkpoint to float32 unless it is told not to."""
+    models = []
+    for _ in range(3):
+        model = adapted(fresh(llama))
+        hold_adapters(model, "bfloat16")
+        models.append(model)
+    whole, killed, resumed = models
+    run(whole, rows, tmp_path / "whole")
+    with pytest.raises(SystemError):
+        run(killed, rows, tmp_path / "cut", watch=[Kill(7)])
+    assert run(resumed, rows, tmp_path / "cut").resumed_from == 6
+    assert {p.dtype for p in resumed.parameters() if p.requires_grad} == {torch.bfloat16}
+    assert adapter(whole, tmp_path / "a") == adapter(resumed, tmp_path / "b")
+
+
+def test_a_model_is_scored_without_the_mixed_precision_that_it_was_trained_in(
+    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU stands in for a GPU here: accelerate wraps the model's forward on either alike."""
+    monkeypatch.setattr(loop, "_numerics", lambda *_, **__: MIXED)
+    model, ids = adapted(fresh(llama)), torch.arange(5, 29).reshape(2, 12)
+    inside: list[torch.dtype] = []
+    layer = model.base_model.model.model.layers[0].self_attn.k_proj
+    hook = layer.register_forward_hook(lambda _, __, output: inside.append(output.dtype))
+    job = Job(
+        rows=rows,
+        collate=causal(2, trims_logits=True),
+        compute_dtype="bfloat16",
+        seed=0,
+        folder=tmp_path,
+    )
+    train(model, job, cfg=replace(TRAIN, max_steps=1, save_steps=0))
+    assert set(inside) == {torch.bfloat16}
+    hook.remove()
+    stored = adapted(fresh(llama))
+    stored.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        scores = [m.eval()(input_ids=ids).logits for m in (model, stored)]
+    assert torch.equal(*scores)
+
+
+MIXED = Numerics(autocast=True, fused_layers=0, tf32=False, kernels="none")

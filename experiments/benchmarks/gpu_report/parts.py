@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,12 @@ WAYS = (  # those on one base stand together, as its making takes seconds
 def train_7b(bench: Bench, found: Found) -> None:
     """7B's shape in many ways: real tokens a second and peak memory, batches of 16 x 512."""
     base: Base | None = None
+    no_liger = not bench.cuda or find_spec("liger_kernel") is None
+    if no_liger:
+        found.facts["Liger"] = "its ways are left out: it needs a GPU and the package liger-kernel"
     for way in WAYS:
+        if no_liger and way.more == LIGER:
+            continue
         if bench.seconds_left() < (1 if bench.tiny else 12):
             found.facts.setdefault("left out", "no time: ")
             found.facts["left out"] += f"{way.name}, {way.micro}; "
@@ -317,9 +323,10 @@ def train_7b(bench: Bench, found: Found) -> None:
 
 
 def _way_config(bench: Bench, way: Way) -> RunConfig:
+    size = 2 if bench.tiny else 16
     return bench.configure(
         *("llama_7b", "lora.dtype=bfloat16", "lora.dropout=0", *way.dtype, *way.more),
-        *("train.batch_size=16", f"train.micro_batch_size={way.micro}"),
+        *(f"train.batch_size={size}", f"train.micro_batch_size={min(way.micro, size)}"),
         f"train.gradient_checkpointing={str(way.checkpointing).lower()}",
     )
 
@@ -335,7 +342,7 @@ def _try_way(bench: Bench, base: Base, cfg: RunConfig, way: Way) -> dict[str, An
         step = min(plain["seconds"][1:] or plain["seconds"])
         tokens = cfg.train.batch_size * bench.length
         return row | {"tokens/s": tokens / step, "step_s": step, "measured_bytes": plain["peak"]}
-    arm = train_arm(bench, base, cfg, steps=3 if way.micro > 1 else 2)
+    arm = train_arm(bench, base, cfg, steps=3 if way.micro > 1 and not bench.tiny else 2)
     memory = {"measured_bytes": arm.measured, "planned_bytes": arm.predicted}
     ratio = {"measured / planned": arm.measured / arm.predicted} if bench.cuda else {}
     return row | {"tokens/s": arm.tokens / arm.step, "step_s": arm.step} | memory | ratio
@@ -367,7 +374,7 @@ def _compare_ways(found: Found) -> None:
 
 def measure_figure_6(bench: Bench, found: Found) -> None:
     """Memory of QLoRA at three sizes, one row of 512 with checkpointing, as Figure 6 has it."""
-    for model in ("llama_7b", "llama_13b", "llama_33b"):
+    for model in ("llama_7b",) if bench.tiny else ("llama_7b", "llama_13b", "llama_33b"):
         if bench.seconds_left() < (1 if bench.tiny else 8):
             found.facts["left out"] = f"{model} and larger: no time"
             return
@@ -449,7 +456,7 @@ def measure_noise(bench: Bench, found: Found) -> None:
         *("lora.dtype=bfloat16", "train.gradient_checkpointing=false", "train.lr=1e-3"),
     )
     base = make_base(bench, cfg)
-    steps = 4 if bench.tiny else 20
+    steps = 2 if bench.tiny else 20
     arms = [train_arm(bench, base, cfg, steps=steps) for _ in range(2)]
     one, two = ([step.loss for step in arm.result.steps] for arm in arms)
     gaps = [abs(a - b) for a, b in zip(one, two, strict=True)]

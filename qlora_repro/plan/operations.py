@@ -1,8 +1,8 @@
 """Floating-point operations of training and scoring, and how long a card takes for them.
 
 Products of matrices count, and what a pass through a block takes beside them whatever its tokens,
-for kernels wait to be started. A product of (m, k) and (k, n) is 2 m k n operations. Sequences count
-at full length, which few rows of a dataset have.
+for kernels wait to be started. A product of (m, k) and (k, n) is 2 m k n operations. Sequences
+count at full length, which few rows of a dataset have.
 """
 
 from collections.abc import Sequence

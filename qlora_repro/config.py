@@ -156,9 +156,8 @@ class PlanConfig:
     bus: float  # GB/s between that card and the host
     tflops: float | None  # the card's rate in 16-bit products; null: no estimate of time
     usd_per_hour: float | None  # of one card; null: no price
-    utilization: dict[
-        str, float
-    ]  # share of tflops reached, by parameters at most ("5B"), ascending
+    utilization: float  # share of tflops that products of many tokens reach
+    block_ms: float  # what a pass through a block takes beside them, whatever its tokens
     score_tokens: int | None  # of an evaluation's questions; null: their time is left out
 
 

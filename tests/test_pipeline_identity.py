@@ -53,6 +53,7 @@ NOT_DECISIVE = {
     "plan.tflops",  # time and price, not memory
     "plan.usd_per_hour",
     "plan.utilization",
+    "plan.block_ms",
     "plan.score_tokens",
     "judge.client",  # the same replies come back
     "judge.estimate",

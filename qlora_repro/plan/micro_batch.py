@@ -11,10 +11,9 @@ from qlora_repro.plan.breakdown import training
 from qlora_repro.plan.setting import card_bytes, setting
 
 MARGIN = 0.9  # of a card's memory, as predictions are to be within a tenth of what is measured
-# Tokens whose products take as long as one pass takes to read the weights and to dequantize them:
-# 4.5 bytes a 4-bit weight over twice the ratio of arithmetic to bandwidth, 120 operations a byte on
-# an H100 at 0.4 of its peak. An assumption: it decides nothing but what is chosen.
-READING = 256
+# A pass through a block takes as long, whatever its tokens, as this many products of a weight and a
+# token: 4.7 ms at 600 TFLOP/s, as an H100 was measured to. It decides nothing but what is chosen.
+LAUNCH = 4.7e-3 * 600e12 / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +57,23 @@ def choose_micro_batch(
         return asked[0]
     sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
     settings = {one: setting(settle_micro_batch(cfg, one), length=length) for one in asked}
-    fastest_first = sorted(asked, key=lambda one: relative_time(cfg, one, settings[one].length))
+    tokens, block = settings[asked[0]].length, sizes.quantizable / max(1, len(sizes.blocks))
+    fastest_first = sorted(asked, key=lambda one: relative_time(cfg, one, tokens, block=block))
     for one in fastest_first:
         if training(sizes, settings[one], adapted).peak <= MARGIN * memory:
             return one
     return asked[0]
 
 
-def relative_time(cfg: RunConfig, micro: MicroBatch, length: int) -> float:
+def relative_time(cfg: RunConfig, micro: MicroBatch, length: int, *, block: float) -> float:
     """Return what a row of `length` tokens takes, in the time of a forward pass over a token.
 
-    A backward pass computes the gradients of activations, and of weights where all of them train;
+    `block` is how many weights a transformer block has: a small one waits for its kernels. A
+    backward pass computes the gradients of activations, and of weights where all of them train;
     with checkpointing the forward pass is computed again.
     """
     passes = (3 if cfg.full_finetuning else 2) + micro.checkpointing
-    return passes * (length + READING / micro.rows)
+    return passes * (length + LAUNCH / block / micro.rows)
 
 
 def settle_micro_batch_of_plan(cfg: RunConfig) -> RunConfig:

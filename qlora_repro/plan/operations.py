@@ -1,8 +1,8 @@
 """Floating-point operations of training and scoring, and how long a card takes for them.
 
-Products of matrices alone: what else a step does is part of the share of its rate that a card
-reaches. A product of (m, k) and (k, n) is 2 m k n operations. Sequences count at full length, which
-few rows of a dataset have.
+Products of matrices count, and what a pass through a block takes beside them whatever its tokens,
+for kernels wait to be started. A product of (m, k) and (k, n) is 2 m k n operations. Sequences
+count at full length, which few rows of a dataset have.
 """
 
 from collections.abc import Sequence
@@ -56,21 +56,6 @@ def scoring_operations(sizes: Architecture, asked: Setting, adapted: Sequence[Li
     return one.base + one.adapters + one.attention + one.output
 
 
-def share_of_rate(params: int, plan: PlanConfig) -> float:
-    """Return the share of its rate that a card reaches with a model of so many parameters."""
-    fitting = [share for name, share in plan.utilization.items() if params <= billions(name)]
-    return fitting[0] if fitting else list(plan.utilization.values())[-1]
-
-
-def billions(name: str) -> float:
-    """Return a number of parameters as `plan.utilization` names it.
-
-    >>> billions("13B")
-    13000000000.0
-    """
-    return float(name.removesuffix("B")) * 1e9
-
-
 def training_seconds(cfg: RunConfig) -> float | None:
     """Return what training a cell takes, s on one card; None without plan.tflops."""
     if cfg.plan.tflops is None:
@@ -78,7 +63,9 @@ def training_seconds(cfg: RunConfig) -> float | None:
     asked = setting(settle_micro_batch_of_plan(cfg))
     sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
     rows = cfg.train.max_steps * cfg.train.batch_size
-    return rows * training_operations(sizes, asked, adapted) / _rate(sizes, cfg.plan)
+    products = rows * training_operations(sizes, asked, adapted)
+    passes = rows / asked.rows * (3 if asked.checkpointing else 2)
+    return products / _rate(cfg.plan) + passes * _pass_seconds(sizes, cfg.plan)
 
 
 def scoring_seconds(cfg: RunConfig) -> float | None:
@@ -96,8 +83,10 @@ def scoring_seconds(cfg: RunConfig) -> float | None:
         return None
     asked = setting(settle_micro_batch_of_plan(cfg))
     sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    a_token = scoring_operations(sizes, asked, adapted) / asked.length
-    return tokens * a_token / _rate(sizes, plan)
+    rows = tokens / asked.length
+    products = rows * scoring_operations(sizes, asked, adapted)
+    passes = rows / cfg.eval.batch_size
+    return products / _rate(plan) + passes * _pass_seconds(sizes, plan)
 
 
 def text_tokens(scored: EvalConfig) -> int:
@@ -108,7 +97,12 @@ def text_tokens(scored: EvalConfig) -> int:
     return round(scored.perplexity_tokens * overlap)
 
 
-def _rate(sizes: Architecture, plan: PlanConfig) -> float:
+def _rate(plan: PlanConfig) -> float:
     """Return the operations a second."""
     assert plan.tflops is not None
-    return plan.tflops * 1e12 * share_of_rate(sizes.params, plan)
+    return plan.tflops * 1e12 * plan.utilization
+
+
+def _pass_seconds(sizes: Architecture, plan: PlanConfig) -> float:
+    """Return what a pass through all blocks takes beside its products."""
+    return len(sizes.blocks) * plan.block_ms / 1e3

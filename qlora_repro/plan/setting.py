@@ -108,6 +108,7 @@ def check(cfg: RunConfig) -> None:
         if value is not None and value < 1:
             raise ConfigError(f"{key} is {value}, and must be at least 1")
     sizes = {"plan.memory": plan.memory, "plan.bus": plan.bus, "plan.tflops": plan.tflops}
+    sizes["plan.utilization"] = plan.utilization
     for key, size in sizes.items():
         if size is not None and not 0 < size < float("inf"):
             raise ConfigError(f"{key} is {size}, and must be more than 0")

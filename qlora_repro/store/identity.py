@@ -48,7 +48,10 @@ IRRELEVANT = {
         *("max_cost", "price", "prices", "batch_discount"),
     ),
     "measure": ("name",),
-    "plan": ("name", "gpus", "tflops", "usd_per_hour", "utilization", "score_tokens"),
+    "plan": (
+        *("name", "gpus", "tflops", "usd_per_hour"),  # time and price, not memory
+        *("utilization", "block_ms", "score_tokens"),
+    ),
 }
 # What may name a file or folder of the user's own, which counts by its contents.
 OWN = {

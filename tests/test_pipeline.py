@@ -214,7 +214,7 @@ def test_questions_too_long_for_whole_answers_are_counted_before_training_and_an
     ("template", "says"),
     [
         ({"prompt": "word " * 5000 + "{source}", "lead": "", "stop": []}, "question 0 cannot be"),
-        ({"prompt": "{sorce}", "lead": "", "stop": []}, "has the place {sorce} in prompt"),
+        ({"prompt": "{question}", "lead": "", "stop": []}, "has the place {question} in prompt"),
     ],
 )
 def test_answers_that_cannot_be_are_refused_before_training(

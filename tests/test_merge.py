@@ -97,7 +97,10 @@ def test_merged_logits_are_those_of_the_adapter_up_to_the_rounding(merged: Merge
     plain = AutoModelForCausalLM.from_pretrained(merged.folder / "merged", dtype=torch.float32)
     ours, rounded = merged.live(IDS).logits, plain(IDS).logits
     plain.load_state_dict({n: w.float() for n, w in exact(merged.live).items()}, strict=False)
-    torch.testing.assert_close(plain(IDS).logits, ours, atol=1e-5, rtol=0)
+    # A logit sums some hundred products, and what it reads went through two blocks of such sums:
+    # the order of adding, which follows the processor, moves it by some hundred ulps.
+    ulps = 256 * torch.finfo(torch.float32).eps * float(ours.abs().max())
+    torch.testing.assert_close(plain(IDS).logits, ours, atol=ulps, rtol=0)
     shift = (rounded - ours).abs()
     assert 0 < shift.max() < 0.05 * ours.abs().max()
     with merged.live.disable_adapter():

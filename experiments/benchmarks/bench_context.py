@@ -11,11 +11,11 @@ with 8 bytes of states a weight; gradient checkpointing; accumulated gradients; 
 loss over all positions.
 
 The published lengths lie on a straight line to a token (404.7 tokens more for each GB), so they are
-two numbers, a slope and an intercept, and not eight measurements. Unsloth's notebooks report
-`torch.cuda.max_memory_reserved() / 1024**3` as GB, so a card is taken to have as many GiB as its
-name says. Two columns: `allocated` is what planning counts, the tensors alone; `reserved` adds the
-one block that a caching allocator is known to hold beside them, that of the 16-bit logits, which is
-free at the fullest moment and too small for the float32 values that are asked for next.
+two numbers, a slope and an intercept, and not eight measurements. Which figure of memory they read
+is not said; a card is taken to have as many GiB as its name says. Two columns: `allocated` is what
+planning counts, the tensors alone; `reserved` adds the one block that a caching allocator is known
+to hold beside them, that of the 16-bit logits, which is free at the fullest moment and too small
+for the float32 values that are asked for next.
 """
 
 from collections.abc import Callable

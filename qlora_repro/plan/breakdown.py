@@ -178,8 +178,7 @@ def loss_bytes(sizes: Architecture, setting: Setting) -> Loss:
     transformers' own has three float32 values a logit at its fullest, which is in its backward
     pass: log-probability, its gradient, and the logit's. So has ours where logits are in float32 on
     a CPU. Elsewhere ours has the logits and their gradient, and float32 values of a chunk of them
-    twice, with those of the chunk before where there are several; logits are in 16 bits unless the
-    mixed precision of PEFT's own layers widens them.
+    twice; logits are in 16 bits unless the mixed precision of PEFT's own layers widens them.
     """
     count = setting.rows * setting.predicted * sizes.vocab
     narrow = setting.compute < FLOAT
@@ -187,7 +186,7 @@ def loss_bytes(sizes: Architecture, setting: Setting) -> Loss:
         most = 3 * FLOAT * count
     else:
         width = FLOAT if setting.autocast and not setting.fused else setting.compute
-        most = 2 * width * count + FLOAT * (2 * count if count <= CHUNK else 3 * CHUNK)
+        most = 2 * width * count + FLOAT * 2 * min(count, CHUNK)
     copied = narrow and not setting.full and setting.held > setting.compute
     head = (sizes.head or sizes.embedding) * setting.compute if copied else 0
     return Loss(logits=setting.compute * count, most=most, head=head)

@@ -137,6 +137,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             norms[rows] = values.logsumexp(1)
             wanted = targets[rows].clamp_min(0)[:, None]
             losses[rows] = norms[rows] - values.gather(1, wanted).squeeze(1)
+            del values  # before the next chunk's are made
         ctx.save_for_backward(logits, targets, norms)
         return losses.masked_fill(targets == IGNORE, 0.0)
 
@@ -150,7 +151,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             values = (logits[rows].float() - norms[rows, None]).exp_()  # (M, V): probabilities
             wanted = targets[rows].clamp_min(0)[:, None]
             values.scatter_add_(1, wanted, values.new_full(wanted.shape, -1.0))
-            gradient[rows] = values.mul_(weights[rows, None]).to(gradient.dtype)
+            gradient[rows] = values.mul_(weights[rows, None])
+            del values
         return gradient, None
 
 

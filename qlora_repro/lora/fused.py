@@ -92,11 +92,11 @@ class FusedForward:
         name = layer.active_adapters[0]
         flat = x.reshape(-1, x.shape[-1])  # (N, in)
         dropout = layer.lora_dropout[name]
-        drops = layer.training and not isinstance(dropout, nn.Identity)
+        drops = layer.training and not isinstance(dropout, nn.Identity)  # rows told apart in x
         a, b = self._adapter(name, x.dtype)
         y = LoraProduct.apply(
             flat,
-            dropout(flat) if drops else None,
+            dropout(x).reshape(flat.shape) if drops else None,
             a,
             b,
             layer.scaling[name],

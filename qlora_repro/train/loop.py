@@ -25,7 +25,7 @@ from qlora_repro.train.checkpoint import (
     newest_whole_checkpoint,
     step_of,
 )
-from qlora_repro.train.dropout import DropoutDraw
+from qlora_repro.train.dropout import DropoutDraw, draw_by_row
 from qlora_repro.train.kernels import LOSSES, check_kernels, library_restored
 from qlora_repro.train.loss import TargetLoss
 from qlora_repro.train.memory import MemoryPeak, naming_lack_of_memory
@@ -138,7 +138,12 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     peak, cast = MemoryPeak(device), CastOnce(model)
     numerics = _numerics(model, cfg, job, device=device, fused=len(cast.forwards))
     progress = ShowProgress([sum(map(len, batch)) for batch in batches])
-    dropout = DropoutDraw(job.seed, cfg.batch_size // cfg.rows)
+    dropout = DropoutDraw(
+        job.seed,
+        cfg.batch_size // cfg.rows,
+        rows=cfg.rows,
+        dropouts=draw_by_row(model, length=max(map(len, rows))),
+    )
     keep = KeepWhole(folder, keep=cfg.keep_checkpoints)
     trainer = Trainer(
         model,

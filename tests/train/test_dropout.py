@@ -1,12 +1,20 @@
-"""Masks are those of the micro-batch, whoever computes it and whatever was drawn before."""
+"""Masks are those of the row, whoever computes it, beside what, and whatever was drawn before."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
-from transformers import TrainerControl, TrainerState
+from peft import LoraConfig, get_peft_model
+from plain_training import TRAIN
+from transformers import LlamaForCausalLM, TrainerControl, TrainerState
 
-from qlora_repro.train.dropout import DropoutDraw
+from qlora_repro.data.collate import causal
+from qlora_repro.data.encode import Row
+from qlora_repro.train.dropout import DropoutDraw, RowDropout
+from qlora_repro.train.loop import Job, train
 
 
 def masks(*, processes: int, per_step: int, steps: range, seed: int = 0) -> dict[int, bytes]:
@@ -43,3 +51,45 @@ def test_a_run_that_is_taken_up_draws_what_it_would_have_drawn() -> None:
     whole = masks(processes=1, per_step=2, steps=range(6))
     torch.rand(5)
     assert masks(processes=1, per_step=2, steps=range(4, 6)).items() <= whole.items()
+
+
+def losses(llama: LlamaForCausalLM, rows: list[Row], folder: Path, **changes: Any) -> list[float]:
+    """Return the loss curve of an adapter that is trained with dropout."""
+    model = LlamaForCausalLM(llama.config)
+    model.load_state_dict(llama.state_dict())
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "down_proj"])
+    job = Job(
+        rows=rows,
+        collate=causal(2, trims_logits=True),
+        compute_dtype="float32",
+        seed=0,
+        folder=folder,
+    )
+    cfg = replace(TRAIN, max_steps=4, save_steps=0, **changes)
+    return [step.loss for step in train(get_peft_model(model, lora), job, cfg=cfg).steps]
+
+
+def test_a_batch_has_the_same_masks_however_it_is_cut_up(
+    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+) -> None:
+    whole = losses(llama, rows, tmp_path, micro_batch_size=4)
+    for size in (2, 1):
+        cut = losses(llama, rows, tmp_path, micro_batch_size=size)
+        assert cut == pytest.approx(whole, rel=2e-5)  # sums of float32 in another order
+    again = losses(llama, rows, tmp_path, micro_batch_size=2, gradient_checkpointing=True)
+    assert again == pytest.approx(whole, rel=2e-5)
+
+
+def test_dropout_by_row_drops_its_share_and_scales_what_is_left() -> None:
+    dropout = RowDropout(0.25, number=3, length=40).train()
+    dropout.seeds = [1, 2]
+    x = torch.ones(2, 30, 100, requires_grad=True)
+    y = dropout(x)
+    y.sum().backward()
+    assert y.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert torch.equal(x.grad, y.detach())
+    share = float((y == 0).float().mean())
+    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / y.numel()) ** 0.5
+    assert not torch.equal(y[0], y[1])
+    assert torch.equal(dropout.eval()(x), x)

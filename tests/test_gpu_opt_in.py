@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
-from conftest import ROOT
-
+ROOT = Path(__file__).resolve().parents[1]
 EVICTION = "tests/test_gpu_paging.py"
 
 

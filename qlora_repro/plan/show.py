@@ -204,6 +204,8 @@ def _source(run: Sequence[tuple[Todo, PlanConfig]]) -> str:
     missing = sorted({stage for one, _ in estimated for stage in one.left_out})
     measured = len(run) - len(estimated)
     by = f"an estimate (~) at {plan.tflops:g} TFLOP/s, rows at full length"
+    if plan.memory is None:
+        by += ", auto taken for the least memory (plan.memory=80: for a card of 80 GB)"
     if measured:
         by += "; the others by earlier cells"
     return by + spell_left_out(missing)

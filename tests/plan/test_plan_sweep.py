@@ -59,7 +59,8 @@ def test_with_a_rate_hours_and_price_are_summed_and_marked(shown: Callable[..., 
     text = " ".join(shown("plan.tflops=600", "plan.usd_per_hour=2.5").split())
     assert text.count("~") == 5  # four rows and the line that says what it means
     assert "GPU-hours in all, " in text
-    assert "an estimate (~) at 600 TFLOP/s, rows at full length; left out: scores after" in text
+    assert "an estimate (~) at 600 TFLOP/s, rows at full length, auto taken for the least" in text
+    assert "for a card of 80 GB); left out: scores after" in text
     assert " USD" in text
     assert " USD" not in shown("plan.tflops=600")
 

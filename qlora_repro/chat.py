@@ -8,7 +8,7 @@ from qlora_repro import manifest
 from qlora_repro.config import RunConfig
 from qlora_repro.console import note, say
 from qlora_repro.data.prompts import find
-from qlora_repro.data.questions import questions
+from qlora_repro.data.questions import Question, questions
 from qlora_repro.data.room import describe_shortened, fit_prompts
 from qlora_repro.errors import ConfigError
 from qlora_repro.finished import SKIPPED
@@ -18,9 +18,11 @@ from qlora_repro.judge.outcome import Standing
 from qlora_repro.judge.request import check, read_key
 from qlora_repro.live import Live
 from qlora_repro.model.description import load_description
+from qlora_repro.records import Generation
 from qlora_repro.store.done import Cell, find_cell
 from qlora_repro.store.identity import decisive
 from qlora_repro.store.runs import Store, open_store
+from qlora_repro.together import in_step
 
 
 def foresee(cell: Cell) -> None:
@@ -72,16 +74,8 @@ def answer(cell: Cell, live: Live, *, tuned: bool) -> None:
     live.to_score(tuned=tuned)
     say(f"answering {len(asked)} questions{'' if tuned else ' untuned'}")
     folder.note_progress("answers")
-    with live.in_step():
-        loaded = live.divide("answer", tuned=tuned)
-        written = generate(
-            loaded.model,
-            loaded.tokenizer,
-            asked,
-            cfg.generate,
-            run_id=folder.run_id,
-            seed=cfg.seed,
-        )
+    with in_step():
+        written = _generate(live, asked, tuned=tuned, run_id=folder.run_id)
     folder.drop(name)
     stage = "generate" if tuned else "untuned_generate"
     folder.write_json(f"settings-{digest}.json", decisive(cfg, stage))
@@ -93,15 +87,30 @@ def answer(cell: Cell, live: Live, *, tuned: bool) -> None:
 
 
 def answer_along(cfg: RunConfig, *, tuned: bool) -> None:
-    """Answer with a divided model on a rank other than 0, which keeps them; nothing is written."""
-    live = Live(cfg, find_cell(cfg, Store(Path(cfg.results_dir))).folder.path)
+    """Answer along on a rank other than 0, which keeps the answers; nothing is written."""
+    cell = find_cell(cfg, Store(Path(cfg.results_dir)))
+    live, done = Live(cfg, cell.folder.path), False
     asked = questions(cfg.generate)
     try:
         live.to_score(tuned=tuned)
-        loaded = live.divide("answer", tuned=tuned)
-        generate(loaded.model, loaded.tokenizer, asked, cfg.generate, run_id="", seed=cfg.seed)
+        _generate(live, asked, tuned=tuned, run_id=cell.of(tuned=tuned).run_id)
+        done = True
     finally:
-        live.release()
+        live.release(keep=done)
+
+
+def _generate(
+    live: Live, asked: Sequence[Question], *, tuned: bool, run_id: str
+) -> list[Generation]:
+    """Answer the questions with the model of `to_score`, in all processes."""
+    loaded, cfg = live.divide("answer", tuned=tuned), live.cfg
+
+    def answer_some(some: Sequence[Question]) -> list[Generation]:
+        return generate(
+            loaded.model, loaded.tokenizer, some, cfg.generate, run_id=run_id, seed=cfg.seed
+        )
+
+    return live.distribute(asked[: cfg.generate.limit], answer_some)
 
 
 def answer_for_judge(cell: Cell, live: Live) -> None:

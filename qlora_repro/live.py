@@ -1,7 +1,7 @@
 """The one model of a cell: loaded when a stage first needs it, adapted once, let go at the end."""
 
 import gc
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from qlora_repro.plan.architecture import architecture
 from qlora_repro.ranks import processes, rank
 from qlora_repro.store.done import ADAPTER, MODEL
 from qlora_repro.store.identity import key
-from qlora_repro.together import in_step, together
+from qlora_repro.together import Distribute, compute_locally, distribute, together
 from qlora_repro.train.checkpoint import publish
 from qlora_repro.train.shards import shard
 
@@ -83,14 +83,15 @@ class Live:
         """Whether the base is too large for a process alone, which works on it with the others."""
         return self.cfg.train.sharded and processes() > 1
 
-    def in_step(self) -> AbstractContextManager[None]:
-        """Enclose scoring and answering: where the base divides, what fails here fails for all."""
-        return in_step() if self.divides else nullcontext()
+    @property
+    def distribute(self) -> Distribute:
+        """How questions are divided among the processes: those that share one model ask all."""
+        return compute_locally if processes() == 1 or self.divides else distribute
 
     def to_score(self, *, tuned: bool) -> Loaded:
         """Return the untuned or the tuned model, to be scored or asked.
 
-        One that divides is not ready yet: `divide` it, in all processes.
+        It is not ready yet where there are other processes: `divide` it, in all of them.
         """
         if not self.divides:
             return self.tuned() if tuned else self.base()
@@ -104,14 +105,16 @@ class Live:
     def divide(self, work: str, *, tuned: bool) -> Loaded:
         """Return the model of `to_score`, in shards where it divides; the other ranks work along.
 
-        `work` is score or answer.
+        Where it does not, they hold it whole too. `work` is score or answer.
         """
         assert self.loaded is not None
+        if processes() == 1:
+            return self.loaded
+        if rank() == 0:
+            together().order({"work": work, "config": asdict(self.cfg), "tuned": tuned})
+        device = resolve_device(self.cfg.model.device)
+        together().meet(device)
         if self.divides:
-            if rank() == 0:
-                together().order({"work": work, "config": asdict(self.cfg), "tuned": tuned})
-            device = resolve_device(self.cfg.model.device)
-            together().meet(device)
             shard(self.loaded.model, device)
             self.divided = True
         return self.loaded

@@ -23,6 +23,7 @@ from qlora_repro.scores import Scores
 from qlora_repro.store.done import MANIFEST, Cell, find_cell
 from qlora_repro.store.identity import decisive, key
 from qlora_repro.store.runs import Folder, Store, open_store
+from qlora_repro.together import in_step
 from qlora_repro.tracker import Tracker, tracking
 from qlora_repro.training import quiet, rows_of, train_cell
 
@@ -122,7 +123,7 @@ def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -
     loaded = live.to_score(tuned=tuned)
     described = None if tuned or folder.has(MANIFEST) else manifest.base(cfg, loaded)
     folder.note_progress(f"scores {when}")
-    with live.in_step(), progress(f"scores {when}") as on_progress:
+    with in_step(), progress(f"scores {when}") as on_progress:
         loaded = live.divide("score", tuned=tuned)
         if described is not None:
             described["provenance"]["device"] = manifest.device_name(loaded.model)
@@ -135,6 +136,7 @@ def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -
             beside=Beside(
                 held_out=held_out,
                 reference=None if tuned else reference(cfg.model, cfg.dtype, cfg.eval),
+                distribute=live.distribute,
             ),
             on_progress=on_progress,
         )
@@ -146,13 +148,21 @@ def _evaluate(cell: Cell, live: Live, *, tuned: bool, held_out: list[Example]) -
 
 
 def score_along(cfg: RunConfig, *, tuned: bool) -> None:
-    """Score a divided model on a rank other than 0, which keeps the scores; nothing is written."""
+    """Score along on a rank other than 0, which keeps the scores; nothing is written."""
     live = Live(cfg, find_cell(cfg, Store(Path(cfg.results_dir))).folder.path)
+    done = False
     try:
         with quiet():
-            beside = Beside(held_out=rows_of(cfg)[1])
+            held_out = rows_of(cfg)[1]
             live.to_score(tuned=tuned)
             loaded = live.divide("score", tuned=tuned)
+            alone = tuned or live.divides  # rank 0 compares a model in shards
+            beside = Beside(
+                held_out=held_out,
+                reference=None if alone else reference(cfg.model, cfg.dtype, cfg.eval),
+                distribute=live.distribute,
+            )
             score(loaded.model, loaded.tokenizer, cfg.eval, run_id="", beside=beside)
+        done = True
     finally:
-        live.release()
+        live.release(keep=done)

@@ -2,18 +2,18 @@
 
 They meet in the key-value store that torchrun keeps for them. Whoever waits there looks again every
 few hundredths of a second, so that no time limit ends a long evaluation, and the failure of another
-ends the waiting. What is computed together goes through NCCL or gloo, and only during training.
+ends the waiting. What is computed together goes through NCCL or gloo.
 """
 
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import distributed
@@ -29,6 +29,8 @@ FAREWELL = 5.0  # s; a rank that is stuck is ended by torchrun
 ENDED = "another process of this run ended; the same command goes on from the last checkpoint"
 BROKEN = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 ORDER, READY, FAILED, AGREED, GONE = "order", "ready", "failed", "agreed", "gone"
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 
 class Together:
@@ -91,7 +93,7 @@ class Together:
         return None if found is None else Path(found)
 
     def failure(self) -> tuple[int, str] | None:
-        """Return (rank, why) of the first to fail in training; None: all are in step."""
+        """Return (rank, why) of the first to fail; None: all are in step."""
         if not self.store.check([FAILED]):
             return None
         number, why = json.loads(self.store.get(FAILED))
@@ -143,7 +145,7 @@ def failed_elsewhere() -> bool:
 
 
 def out_of_step() -> bool:
-    """Whether a rank failed in training: nothing more can be computed together."""
+    """Whether a rank failed: nothing more can be computed together."""
     return processes() > 1 and together().failure() is not None
 
 
@@ -163,3 +165,37 @@ def in_step() -> Iterator[None]:
         if number != rank() or broken(error):
             raise RunError(why) from error
         raise
+
+
+class Distribute(Protocol):
+    """Computes one result a piece, in the order of the pieces, here or in several processes."""
+
+    def __call__(
+        self, pieces: Sequence[Piece], compute: Callable[[Sequence[Piece]], Sequence[Result]]
+    ) -> list[Result]:
+        """Return the results of all pieces."""
+
+
+def compute_locally(
+    pieces: Sequence[Piece], compute: Callable[[Sequence[Piece]], Sequence[Result]]
+) -> list[Result]:
+    """Compute every piece in this process.
+
+    >>> compute_locally([1, 2, 3], lambda numbers: [number**2 for number in numbers])
+    [1, 4, 9]
+    """
+    return list(compute(pieces))
+
+
+def distribute(
+    pieces: Sequence[Piece], compute: Callable[[Sequence[Piece]], Sequence[Result]]
+) -> list[Result]:
+    """Compute every so-manyth piece in this rank and the others in the other ranks.
+
+    All ranks must pass the same pieces, after they have met; each returns all results.
+    """
+    many = processes()
+    mine = pieces[rank() :: many]
+    parts: list[Any] = [None] * many
+    distributed.all_gather_object(parts, list(compute(mine)) if mine else [])  # gloo, on the host
+    return [parts[number % many][number // many] for number in range(len(pieces))]

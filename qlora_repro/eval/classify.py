@@ -11,13 +11,20 @@ from qlora_repro.data.encode import read_label
 from qlora_repro.eval.score import mean_metric
 from qlora_repro.eval.untouched import untouched
 from qlora_repro.records import Answer, Example, Metric
+from qlora_repro.together import Distribute, compute_locally
 
 Records = tuple[list[Metric], list[Answer]]
 TASK = "held_out"
 
 
 def classify(
-    model: Any, tokenizer: Any, rows: Sequence[Example], *, run_id: str, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Example],
+    *,
+    run_id: str,
+    batch_size: int,
+    distribute: Distribute = compute_locally,
 ) -> Records:
     """Score a classifier's likeliest classes, or a regression's outputs; the model stays as it was.
 
@@ -25,13 +32,18 @@ def classify(
     runs row by row, stand GLUE's two correlations.
     """
     regression = model.config.num_labels == 1
-    replies: list[float] = []
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+    def reply_to(batch: Sequence[Example]) -> list[float]:
+        texts = [row.source for row in batch]
+        read = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        logits: Tensor = model(**read.to(model.device)).logits  # (B, C)
+        outputs: list[float] = (logits.squeeze(1) if regression else logits.argmax(dim=-1)).tolist()
+        return outputs
+
     with untouched(model, tokenizer):
-        for start in range(0, len(rows), batch_size):
-            texts = [row.source for row in rows[start : start + batch_size]]
-            read = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-            logits: Tensor = model(**read.to(model.device)).logits  # (B, C)
-            replies += (logits.squeeze(1) if regression else logits.argmax(dim=-1)).tolist()
+        by_batch = distribute(batches, lambda some: [reply_to(batch) for batch in some])
+    replies = [reply for batch in by_batch for reply in batch]
     targets = [read_label(row.target, model.config.num_labels) for row in rows]
     name = "squared_error" if regression else "acc"
     answers = [

@@ -9,14 +9,15 @@ import lm_eval.evaluator
 import numpy as np
 import torch
 from lm_eval.api.metrics import mean as lm_eval_mean
-from lm_eval.models.huggingface import HFLM
 
 from qlora_repro.config import EvalConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.eval import procedural, registry, score
+from qlora_repro.eval.distributed import DistributedLM
 from qlora_repro.eval.shared_context import SharedContextLM
 from qlora_repro.eval.untouched import OnProgress, quiet, untouched
 from qlora_repro.records import Answer, Metric
+from qlora_repro.together import Distribute, compute_locally
 
 SEED = 1234  # lm-eval's own: draws few-shot examples, the same for every model
 Loaded = tuple[dict[str, Any], dict[str, Any]]  # tasks and groups by name
@@ -29,12 +30,13 @@ def evaluate(
     *,
     run_id: str,
     on_progress: OnProgress | None = None,
+    distribute: Distribute = compute_locally,
 ) -> tuple[list[Metric], list[Answer]]:
     """Score the live model on `cfg.tasks` and leave it, and every random state, as they were.
 
-    `on_progress(done, total)` counts requests. lm-eval's response cache, which knows nothing of the
-    model, is never used. Raises ConfigError for a task that does not exist or does not fit the
-    model, DataError for data that cannot be read.
+    `on_progress(done, total)` counts this process's requests. lm-eval's response cache, which knows
+    nothing of the model, is never used. Raises ConfigError for a task that does not exist or does
+    not fit the model, DataError for data that cannot be read.
     """
     if not cfg.tasks:
         return [], []
@@ -42,6 +44,7 @@ def evaluate(
     with quiet(on_progress), untouched(model, tokenizer):
         tasks, groups = _load(cfg)
         lm = _language_model(model, tokenizer, cfg, names=list(tasks))
+        lm.distribute = distribute
         random.seed(0)  # lm-eval's own three seeds, for tasks that sample
         np.random.seed(SEED)
         torch.manual_seed(SEED)
@@ -77,7 +80,9 @@ def _check_model(model: Any, tokenizer: Any, cfg: EvalConfig) -> None:
         )
 
 
-def _language_model(model: Any, tokenizer: Any, cfg: EvalConfig, *, names: list[str]) -> HFLM:
+def _language_model(
+    model: Any, tokenizer: Any, cfg: EvalConfig, *, names: list[str]
+) -> DistributedLM:
     """Wrap the live model for lm-eval, at a fixed batch size.
 
     Published tasks run through lm-eval's own HFLM. When only the embedded tasks are asked for, a
@@ -85,7 +90,7 @@ def _language_model(model: Any, tokenizer: Any, cfg: EvalConfig, *, names: list[
     """
     seq2seq = bool(model.config.is_encoder_decoder)
     embedded = all(name in procedural.DOCS for name in names)
-    wrapper = SharedContextLM if embedded and not seq2seq else HFLM
+    wrapper = SharedContextLM if embedded and not seq2seq else DistributedLM
     return wrapper(
         pretrained=model,
         tokenizer=tokenizer,

@@ -1,6 +1,7 @@
 """Perplexity on a text, token by token, so that two runs can be paired (paper: Table 2)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from qlora_repro.eval.score import mean_metric
 from qlora_repro.eval.untouched import untouched
 from qlora_repro.eval.windows import Compared, Window, compare, cut, window_losses
 from qlora_repro.records import LOSS, PERPLEXITY, Metric
+from qlora_repro.together import Distribute, compute_locally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,13 @@ def read_text(path: str) -> str:
 
 
 def perplexity(
-    model: Any, tokenizer: Any, text: str, *, reading: Reading, reference: Any = None
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    *,
+    reading: Reading,
+    reference: Any = None,
+    distribute: Distribute = compute_locally,
 ) -> TokenLosses:
     """Score a text in windows, each token once.
 
@@ -114,18 +122,22 @@ def perplexity(
             "has no context to be predicted from"
         )
     windows = cut(ids, window=reading.window, stride=reading.stride or reading.window)
-    losses: list[float] = []
-    compared: list[Compared] = []
+    size = reading.batch_size
+    batches = [windows[start : start + size] for start in range(0, len(windows), size)]
+
+    def read(batch: Sequence[Window]) -> tuple[list[float], list[Compared]]:
+        if reference is None:
+            return window_losses(model, batch), []
+        return compare(model, reference, batch)
+
     with untouched(model, tokenizer), untouched(reference or model, tokenizer):
-        for start in range(0, len(windows), reading.batch_size):
-            batch = windows[start : start + reading.batch_size]
-            if reference is None:
-                losses += window_losses(model, batch)
-                continue
-            found, tokens = compare(model, reference, batch)
-            losses += found
-            compared += tokens
-    return TokenLosses(losses=losses, ids=_scored(windows), reading=reading.name, compared=compared)
+        by_batch = distribute(batches, lambda some: [read(batch) for batch in some])
+    return TokenLosses(
+        losses=[loss for losses, _ in by_batch for loss in losses],
+        ids=_scored(windows),
+        reading=reading.name,
+        compared=[token for _, tokens in by_batch for token in tokens],
+    )
 
 
 def _scored(windows: list[Window]) -> list[int]:

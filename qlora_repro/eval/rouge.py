@@ -8,8 +8,9 @@ from lm_eval.utils import hash_string
 from rouge_score.rouge_scorer import RougeScorer
 
 from qlora_repro.eval.score import mean_metric
-from qlora_repro.eval.untouched import OnProgress, quiet, untouched
+from qlora_repro.eval.untouched import quiet, untouched
 from qlora_repro.records import Answer, Example, Metric
+from qlora_repro.together import Distribute, compute_locally
 
 
 def rouge_l(answer: str, target: str) -> float:
@@ -27,26 +28,9 @@ def rouge_l(answer: str, target: str) -> float:
 
 
 def rouge(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Example],
-    *,
-    run_id: str,
-    batch_size: int,
-    max_new_tokens: int,
+    rows: Sequence[Example], replies: Sequence[str], *, run_id: str
 ) -> tuple[list[Metric], list[Answer]]:
-    """Answer each source greedily and score it against its target.
-
-    Sources are written out already: prompt template included. An answer ends at end of sequence
-    or after `max_new_tokens`. Leaves the model as it found it.
-    """
-    replies = greedy(
-        model,
-        tokenizer,
-        [row.source for row in rows],
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-    )
+    """Score the reply to each row's source against its target."""
     answers = [
         Answer(
             run_id=run_id,
@@ -72,29 +56,37 @@ def greedy(
     *,
     batch_size: int,
     max_new_tokens: int,
-    on_progress: OnProgress | None = None,
+    distribute: Distribute = compute_locally,
 ) -> list[str]:
     """Return the greedy answer to each source, in order, in batches of like length.
 
-    Padding is on the left for decoder-only models, so that every answer starts in one column.
+    Sources are written out already: prompt template included. An answer ends at end of sequence
+    or after `max_new_tokens`. Padding is on the left for decoder-only models, so that every answer
+    starts in one column. Leaves the model as it found it.
     """
     order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     replies = [""] * len(sources)
+
+    def answer(some: Sequence[list[int]]) -> list[list[str]]:
+        return [_answers(model, tokenizer, [sources[k] for k in b], max_new_tokens) for b in some]
+
     with quiet(), untouched(model, tokenizer):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         seq2seq = bool(model.config.is_encoder_decoder)
         tokenizer.padding_side = "right" if seq2seq else "left"
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            read = tokenizer([sources[k] for k in batch], return_tensors="pt", padding=True)
-            written = generated(model, tokenizer, read, max_new_tokens=max_new_tokens)
-            texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        for batch, texts in zip(batches, distribute(batches, answer), strict=True):
             for number, text in zip(batch, texts, strict=True):
                 replies[number] = text.strip()
-            if on_progress is not None:
-                on_progress(start + len(batch), len(order))
     return replies
+
+
+def _answers(model: Any, tokenizer: Any, sources: list[str], max_new_tokens: int) -> list[str]:
+    read = tokenizer(sources, return_tensors="pt", padding=True)
+    written = generated(model, tokenizer, read, max_new_tokens=max_new_tokens)
+    texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return texts
 
 
 def generated(model: Any, tokenizer: Any, read: Any, *, max_new_tokens: int) -> torch.Tensor:

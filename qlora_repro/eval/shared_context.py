@@ -9,11 +9,13 @@ import torch
 from lm_eval.models import huggingface
 from torch import Tensor
 
+from qlora_repro.eval.distributed import DistributedLM
+
 Request = tuple[tuple[str, str], list[int], list[int]]  # (texts, context tokens, answer tokens)
 Pair = tuple[int, tuple[int, ...]]  # (row of the batch, answer tokens but the last)
 
 
-class SharedContextLM(huggingface.HFLM):
+class SharedContextLM(DistributedLM):
     """lm-eval's HFLM with the keys and values of a context shared among its continuations.
 
     HFLM reads the whole prompt again for each choice of more than one token. The likelihoods are

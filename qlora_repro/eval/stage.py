@@ -8,9 +8,10 @@ from qlora_repro.config import EvalConfig
 from qlora_repro.eval.classify import classify
 from qlora_repro.eval.harness import evaluate
 from qlora_repro.eval.perplexity import Reading, TokenLosses, perplexity, read_text
-from qlora_repro.eval.rouge import rouge
+from qlora_repro.eval.rouge import greedy, rouge
 from qlora_repro.eval.untouched import OnProgress
 from qlora_repro.records import LOSS, PERPLEXITY, Answer, Example, Metric
+from qlora_repro.together import Distribute, compute_locally
 
 Records = tuple[list[Metric], list[Answer]]
 
@@ -21,6 +22,7 @@ class Beside:
 
     held_out: Sequence[Example] = ()  # rows kept out of training
     reference: Any = None  # the 16-bit model that a quantized one's distributions are compared with
+    distribute: Distribute = compute_locally  # over processes that each hold the model
 
 
 ALONE = Beside()
@@ -41,8 +43,22 @@ def score(
     every random state are left as they were.
     """
     if model.get_output_embeddings() is None and beside.held_out:
-        return classify(model, tokenizer, beside.held_out, run_id=run_id, batch_size=cfg.batch_size)
-    metrics, answers = evaluate(model, tokenizer, cfg, run_id=run_id, on_progress=on_progress)
+        return classify(
+            model,
+            tokenizer,
+            beside.held_out,
+            run_id=run_id,
+            batch_size=cfg.batch_size,
+            distribute=beside.distribute,
+        )
+    metrics, answers = evaluate(
+        model,
+        tokenizer,
+        cfg,
+        run_id=run_id,
+        on_progress=on_progress,
+        distribute=beside.distribute,
+    )
     for more in (_perplexity, _rouge):
         found, rows = more(model, tokenizer, cfg, run_id, beside)
         metrics += found
@@ -66,6 +82,7 @@ def _perplexity(
             batch_size=cfg.batch_size,
         ),
         reference=beside.reference,
+        distribute=beside.distribute,
     )
     return found.metrics(run_id=run_id), token_answers(found, run_id=run_id)
 
@@ -99,11 +116,12 @@ def _by_token(found: TokenLosses) -> Iterator[tuple[str, list[float]]]:
 def _rouge(model: Any, tokenizer: Any, cfg: EvalConfig, run_id: str, beside: Beside) -> Records:
     if not cfg.rouge:
         return [], []
-    return rouge(
+    replies = greedy(
         model,
         tokenizer,
-        beside.held_out,
-        run_id=run_id,
+        [row.source for row in beside.held_out],
         batch_size=cfg.batch_size,
         max_new_tokens=cfg.max_new_tokens,
+        distribute=beside.distribute,
     )
+    return rouge(beside.held_out, replies, run_id=run_id)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 from forking import fork
+from lm_eval.models.huggingface import HFLM
 from ranked import Ranks
 from running import PATIENCE, RUN, environment
 from torch.distributed.tensor import DTensor
 
 from qlora_repro import chat, live, pipeline, training
 from qlora_repro.errors import LackOfMemory
+from qlora_repro.eval import perplexity, rouge
 from qlora_repro.replay import compare
 from qlora_repro.train import shards
 from qlora_repro.train.dropout import DropoutDraw
@@ -56,8 +59,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_the_same_run(many: Path, alone: Path, **differing: Any) -> None:
-    """The same cells, files and records; numbers to 1e-4, and times and speeds left out."""
+def assert_the_same_records(many: Path, alone: Path) -> None:
+    """The same cells, files and records; numbers to 1e-4."""
     assert [path.name for path in folders(many)] == [path.name for path in folders(alone)]
     for one, other in zip(folders(alone), folders(many), strict=True):
         assert {path.name for path in other.iterdir()} == {path.name for path in one.iterdir()}
@@ -65,6 +68,11 @@ def assert_the_same_run(many: Path, alone: Path, **differing: Any) -> None:
             if not found.file.startswith("adapter"):  # by digest: sums in another order differ
                 assert found.others == 0, found
                 assert found.largest < CLOSE, found
+
+
+def assert_the_same_run(many: Path, alone: Path, **differing: Any) -> None:
+    """The same cells, files and records; numbers to 1e-4, and times and speeds left out."""
+    assert_the_same_records(many, alone)
     steps = (tuned(many) / "steps.jsonl").read_text().splitlines()
     assert len(steps) == 6
     ours, theirs = trained(many), trained(alone)
@@ -186,6 +194,86 @@ def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_wh
         differing = [found for found in compare(one, other) if found.largest >= CLOSE]
         assert [found.file for found in differing if not found.file.startswith("adapter")] == []
         assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+
+
+def counted(tmp_path: Path) -> dict[str, dict[str, int]]:
+    """Return how much each process was asked, by process and kind of question."""
+    found: dict[str, dict[str, int]] = {}
+    for path in tmp_path.glob("asked of *"):
+        counts = found.setdefault(path.name.removeprefix("asked of "), {})
+        for line in path.read_text().splitlines():
+            kind, number = line.split()
+            counts[kind] = counts.get(kind, 0) + int(number)
+    return found
+
+
+def test_processes_that_each_hold_the_model_share_its_questions_and_answer_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(owner: Any, name: str, size: Callable[..., int]) -> None:
+        work = getattr(owner, name)
+
+        def counting(*words: Any, **named: Any) -> Any:
+            with (tmp_path / f"asked of {os.environ.get('RANK')}").open("a") as file:
+                file.write(f"{name} {size(*words)}\n")
+            return work(*words, **named)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(live, "load_base", lambda *_: 1)
+    for name in ("loglikelihood", "generate_until"):
+        count(HFLM, name, lambda lm, requests: len(requests))
+    count(perplexity, "compare", lambda model, reference, windows: len(windows))
+    count(perplexity, "window_losses", lambda model, windows: len(windows))
+    count(rouge, "generated", lambda model, tokenizer, read: len(read["input_ids"]))
+    count(chat, "generate", lambda model, tokenizer, asked, cfg: len(asked))
+    (tmp_path / "text").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    words = (
+        *(*SMALL, "eval.n=2", "train.max_steps=2", "data.holdout=16", "eval.batch_size=2"),
+        *("train.gradient_checkpointing=false", "eval.rouge=true", "eval.max_new_tokens=4"),
+        *(f"eval.perplexity_file={tmp_path / 'text'}", "eval.perplexity_window=32"),
+        *("eval.reference=true", "stages=[train,eval,generate]", "generate=procedural"),
+        *("generate.limit=8", "generate.max_new_tokens=4"),
+    )
+    alone, many = tmp_path / "alone", tmp_path / "many"
+    for folder in (alone, many):
+        folder.mkdir()
+    assert fork(alone, *words).end() == 0
+    ranks = Ranks(many, *words)
+    assert ranks.end() == {0: 0, 1: 0}, ranks.output(0) + ranks.output(1)
+    asked = counted(tmp_path)
+    for kind in sorted({*asked["None"]} - {"load_base"}):
+        whole, shares = asked["None"][kind], [asked[rank].get(kind, 0) for rank in ("0", "1")]
+        assert (kind, sum(shares)) == (kind, whole)
+        assert min(shares) >= 0.4 * whole, (kind, shares)
+    # once for scores and training; on a CPU, DDP moves the base, and rank 1 reads it again
+    assert [asked[rank]["load_base"] for rank in ("None", "0", "1")] == [1, 1, 2]
+    assert_the_same_records(many, alone)
+    assert Ranks(many, *words, "-m").end() == {0: 0, 1: 0}
+    assert counted(tmp_path) == asked  # what is finished is asked of nobody
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_fails_while_scoring_in_one_process_ends_all_with_its_sentence_once(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = HFLM.loglikelihood
+
+    def broken(lm: Any, requests: Any, **named: Any) -> Any:
+        if os.environ["RANK"] == str(failing):
+            raise LackOfMemory("out of memory: a made-up lack")
+        return answer(lm, requests, **named)
+
+    monkeypatch.setattr(HFLM, "loglikelihood", broken)
+    ranks = Ranks(tmp_path, *SMALL, "train=none", "stages=[eval]")
+    assert 0 not in ranks.end().values()
+    both = ranks.output(0) + ranks.output(1)
+    assert both.count("error: ") == 1
+    assert "error: out of memory: a made-up lack" in ranks.output(failing)
+    assert "Traceback" not in both
+    note = json.loads(next(tmp_path.rglob("failed.json")).read_text())
+    assert note["why"] == "out of memory: a made-up lack"
+    assert not list(tmp_path.rglob("metrics-*"))
 
 
 @pytest.mark.slow

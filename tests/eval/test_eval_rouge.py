@@ -30,9 +30,7 @@ def test_rows_get_their_own_score_and_the_mean_is_theirs(
         Example(source=source, target=target)
         for source, target in zip(sources, [f"{replies[0]} tail", "zzz", "yyy"], strict=True)
     ]
-    metrics, answers = rouge(
-        random_llama, byte_tokenizer, rows, run_id="r", batch_size=2, max_new_tokens=5
-    )
+    metrics, answers = rouge(rows, replies, run_id="r")
     expected = [rouge_l(reply, row.target) for reply, row in zip(replies, rows, strict=True)]
     assert [answer.value for answer in answers] == expected
     assert [answer.reply for answer in answers] == replies
@@ -56,8 +54,6 @@ def test_no_held_out_rows_no_scores(
     random_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     state = torch.get_rng_state()
-    assert rouge(random_llama, byte_tokenizer, [], run_id="r", batch_size=2, max_new_tokens=5) == (
-        [],
-        [],
-    )
+    replies = greedy(random_llama, byte_tokenizer, [], batch_size=2, max_new_tokens=5)
+    assert rouge([], replies, run_id="r") == ([], [])
     assert torch.equal(torch.get_rng_state(), state)

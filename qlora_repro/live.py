@@ -44,9 +44,7 @@ def announce_cpu(model: ModelConfig) -> None:
     if not chosen or resolve_device("auto").type != "cpu":
         return
     params = 0
-    with suppress(
-        ModelError
-    ):  # for a checkpoint that cannot be read, loading has a better sentence
+    with suppress(ModelError):  # loading has a better sentence for what cannot be read
         params = architecture(model, "none", layers=None)[0].params
     if params > LARGE:
         raise ConfigError(

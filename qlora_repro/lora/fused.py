@@ -136,12 +136,17 @@ class FusedForward:
         self.in_step, self.cast = False, None
 
 
+def fused_forwards(model: nn.Module) -> list[FusedForward]:
+    """Return the forward functions of a model's fused layers."""
+    forwards = (getattr(layer, "forward", None) for layer in model.modules())
+    return [forward for forward in forwards if isinstance(forward, FusedForward)]
+
+
 class CastOnce(TrainerCallback):
     """Has the adapters of a model cast to the dtype of the passes once in each optimizer step."""
 
     def __init__(self, model: nn.Module) -> None:
-        forwards = (getattr(layer, "forward", None) for layer in model.modules())
-        self.forwards = [f for f in forwards if isinstance(f, FusedForward)]
+        self.forwards = fused_forwards(model)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

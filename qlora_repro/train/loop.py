@@ -136,7 +136,7 @@ def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
     batches = [seen[i : i + cfg.batch_size] for i in range(0, len(seen), cfg.batch_size)]
     loss = TargetLoss(sequences=cfg.batch_size if cfg.loss_mean == "sequence" else None)
     peak, cast = MemoryPeak(device), CastOnce(model)
-    numerics = _numerics(model, cfg, job, device=device, fused=len(cast.forwards))
+    numerics = _numerics(model, cfg, job, device=device, fused=cast.forwards)
     progress = ShowProgress([sum(map(len, batch)) for batch in batches])
     dropout = DropoutDraw(
         job.seed,
@@ -211,7 +211,12 @@ class OneDevice(TrainingArguments):
 
 
 def _numerics(
-    model: nn.Module, cfg: TrainConfig, job: Job, *, device: torch.device, fused: int
+    model: nn.Module,
+    cfg: TrainConfig,
+    job: Job,
+    *,
+    device: torch.device,
+    fused: Sequence[FusedForward],
 ) -> Numerics:
     """Return how the passes are to be computed.
 
@@ -221,21 +226,16 @@ def _numerics(
     """
     halves = job.compute_dtype != "float32" and device.type != "cpu"
     learning = [p for p in model.parameters() if p.requires_grad]
-    cast_already = fused > 0 and sum(p.numel() for p in learning) == _adapter_size(model)
+    adapters = {p for f in fused for p in f.layer.parameters() if p.requires_grad}
+    cast_already = bool(fused) and adapters == set(learning)
     held = all(str(p.dtype) == f"torch.{job.compute_dtype}" for p in learning)
     scales_loss = job.compute_dtype == "float16"
     return Numerics(
         autocast=halves and (scales_loss or not (cast_already or held)),
-        fused_layers=fused,
+        fused_layers=len(fused),
         tf32=halves,
         kernels=cfg.kernels if device.type == "cuda" else "none",
     )
-
-
-def _adapter_size(model: nn.Module) -> int:
-    """Return how many of a model's weights are adapters of fused layers."""
-    layers = (m for m in model.modules() if isinstance(vars(m).get("forward"), FusedForward))
-    return sum(p.numel() for layer in layers for p in layer.parameters() if p.requires_grad)
 
 
 def arguments(

@@ -13,7 +13,7 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to report_errors, 
 import hydra
 from omegaconf import DictConfig
 
-from qlora_repro.cli import cell, report_errors
+from qlora_repro.cli.main import cell, report_errors
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from analysis.gpu_report import NONE_YET, REPORTS, WIDTH, find_reports, read_report, render_report
+from qlora_repro.config.paths import RESULTS
 from qlora_repro.console import interactive, say, sentence
 from qlora_repro.errors import ConfigError, QloraError, StoreError
-from qlora_repro.store.whole import write_whole
+from qlora_repro.store.integrity import write_whole
 
 if TYPE_CHECKING:
-    from analysis.rebuild import Rebuilt
+    from analysis.build import Rebuilt
 
-RESULTS = Path(__file__).parent / "results"
 OUT = Path("outputs/analysis")
 RUNS = Path("outputs/results")  # what status looks at: where runs go by default
 REFRESH = 2.0  # s
@@ -83,23 +83,23 @@ def _made(
 
 def everything(asked: argparse.Namespace) -> None:
     """Rebuild every table and figure that has results, the audit, the verdicts and the report."""
-    from analysis import rebuild
+    from analysis import build
 
-    made = rebuild.rebuild(_there(asked.results))
-    for line in rebuild.write(made, asked.out):
+    made = build.rebuild(_there(asked.results))
+    for line in build.write(made, asked.out):
         say(line)
     _report(made, asked.out)
 
 
 def report(asked: argparse.Namespace) -> None:
     """Write one page that holds all of it, for a browser."""
-    from analysis import rebuild
+    from analysis import build
 
-    _report(rebuild.rebuild(_there(asked.results)), asked.out)
+    _report(build.rebuild(_there(asked.results)), asked.out)
 
 
 def _report(made: "Rebuilt", out: Path) -> None:
-    from analysis.page.render import write_page
+    from analysis.report.render import write_page
 
     for name, why in made.left_out.items():
         say(f"left out: {name}: {why}")
@@ -120,14 +120,14 @@ def _there(results: Path) -> Path:
 
 def audit(asked: argparse.Namespace) -> None:
     """Say how far judges' biases reach, in the released verdicts or in a file of verdicts."""
-    from analysis.audit.report import audit as run
+    from analysis.judge_audit.report import audit as run
 
     run(asked.ratings, asked.benchmark, asked.out)
 
 
 def claims(asked: argparse.Namespace) -> None:
     """Give a verdict on each of the paper's seven findings, from its numbers and from our runs."""
-    from analysis.claims.command import claims as run
+    from analysis.findings.report import claims as run
 
     there = asked.results.is_dir() or asked.results != RESULTS
     run(asked.results if there else None, asked.out)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from qlora_repro.config.paths import GPU_REPORTS
 from qlora_repro.errors import StoreError
 from qlora_repro.store.runs import read_document
 
-REPORTS = Path(__file__).parent / "gpu"  # a folder a card
+REPORTS = GPU_REPORTS
 REPORT = "report.json"
 FORMAT = 1
 NONE_YET = "no GPU report yet: make gpu-report on a machine with a GPU writes one"

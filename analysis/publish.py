@@ -5,11 +5,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis.read import MANIFEST, manifests, settings
 from qlora_repro.errors import StoreError
-from qlora_repro.store.blocks import in_blocks
-from qlora_repro.store.runs import open_store, read_document, read_lines
-from qlora_repro.store.whole import MARK, write_vouched, write_whole
+from qlora_repro.store.integrity import MARK, write_vouched, write_whole
+from qlora_repro.store.load import MANIFEST, manifests, settings
+from qlora_repro.store.runs import in_blocks, open_store, read_document, read_lines
 
 LEFT = ("whole.json", "progress.json", "summary-", "generations-")
 WEIGHTS = ("adapter", "model")  # of which the digests are kept

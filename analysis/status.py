@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from qlora_repro.errors import StoreError
-from qlora_repro.store.done import TRAINED
+from qlora_repro.store.cell import TRAINED
+from qlora_repro.store.progress import FAILED, PROGRESS, read_note
 from qlora_repro.store.runs import Folder
-from qlora_repro.store.state import FAILED, PROGRESS, read_note
 
 STATES = ("running", "interrupted", "failed", "out of memory", "torn", "done")
 UNTUNED = "-untuned-"

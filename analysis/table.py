@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table as RichTable
 
-from qlora_repro.store.runs import write_whole
+from qlora_repro.store.integrity import write_whole
 
 LATEX = str.maketrans(
     {

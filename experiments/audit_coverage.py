@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.audit.simulate import Truth, simulate
+from analysis.judge_audit.simulate import Truth, simulate
 from analysis.ranking.bradley_terry import Ranking, rank_systems
-from analysis.resampling import Array, Estimate, prompt_weights
 from analysis.table import Table
 from qlora_repro.console import progress, say
-from qlora_repro.stats import wilson
+from qlora_repro.stats.bootstrap import Array, Estimate, prompt_weights
+from qlora_repro.stats.paired import wilson
 
 ADVANTAGES = (0.0, 50.0, 120.0)  # Elo
 TRUTH = Truth(

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from analysis.audit.material import OUTCOMES, materials
-from analysis.audit.report import examine
-from analysis.resampling import Array
+from analysis.judge_audit.counted_verdicts import OUTCOMES, materials
+from analysis.judge_audit.report import examine
 from qlora_repro.console import say
+from qlora_repro.stats.bootstrap import Array
 from qlora_repro.store.verdicts import released
 
 TARGET = 30.0  # seconds

@@ -47,7 +47,7 @@ def rated_plainly(
 def plain(benchmark: str) -> dict[str, Any]:
     """Measure the loop on a few orderings."""
     from analysis.ranking.elo import setting
-    from analysis.tables.elo_column import of_benchmark
+    from analysis.ranking.elo_column import of_benchmark
 
     how, frame = setting(PRESET, benchmark), of_benchmark(benchmark).dropna(subset=["verdict"])
     points = frame["verdict"].map({"first": 1.0, "tie": 0.5, "second": 0.0})
@@ -65,8 +65,8 @@ def plain(benchmark: str) -> dict[str, Any]:
 def ours(benchmark: str) -> dict[str, Any]:
     """Measure 10,000 orderings, from the counted verdicts on, as the loop from its list on."""
     from analysis.ranking.elo import over_orderings, setting
+    from analysis.ranking.elo_column import of_benchmark
     from analysis.ranking.tally import tally
-    from analysis.tables.elo_column import of_benchmark
 
     of = tally(of_benchmark(benchmark))
     how = setting(PRESET, benchmark, orderings=ORDERINGS)

@@ -19,10 +19,10 @@ from typing import cast
 from hydra import compose, initialize_config_dir
 from rich.table import Table
 
-from qlora_repro.checks import parse
-from qlora_repro.config import JudgeConfig
+from qlora_repro.config.schema import JudgeConfig
+from qlora_repro.config.validate import parse
 from qlora_repro.console import say
-from qlora_repro.judge.openai_judge import judge_openai
+from qlora_repro.judge.openai import judge_openai
 from qlora_repro.records import Match
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -67,7 +67,7 @@ def give_back_at_once() -> None:
 
 def measure(name: str, *, batch: int, length: int, kept: bool) -> Growth:
     """Train one setting for two steps of rows that all have the same length."""
-    from qlora_repro.plan.stage import predicted_peak
+    from qlora_repro.memory.prediction import predicted_peak
 
     size = (f"train.batch_size={batch}", f"train.micro_batch_size={batch}", "train.save_steps=0")
     targets = f"data.max_target_len={length // 4}"
@@ -97,7 +97,7 @@ def _train(cfg: Any, *, length: int, kept: bool) -> int:
 
 def made_rows(count: int, *, length: int, targets: int) -> list[Any]:
     """Return rows of random tokens, the last of which are trained on."""
-    from qlora_repro.data.encode import Row
+    from qlora_repro.data.tokenization import Row
 
     rng = random.Random(0)
     ids = [[rng.randrange(3, 500) for _ in range(length)] for _ in range(count)]

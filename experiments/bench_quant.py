@@ -58,9 +58,8 @@ def weight() -> Any:
 
 def our_way(dq: bool) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return our functions from a weight to packed codes and constants, and back."""
-    from qlora_repro.quant.blockwise import double_quantize, quantize
-    from qlora_repro.quant.codebook import codebook
-    from qlora_repro.quant.packing import dequantize_packed, pack
+    from qlora_repro.quant.blockwise import dequantize_packed, double_quantize, pack, quantize
+    from qlora_repro.quant.codebooks import codebook
 
     book = codebook(DTYPE)
 

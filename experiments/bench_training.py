@@ -94,9 +94,9 @@ def measure(name: str, *, steps: int) -> Measured:
 
     from experiments.plain_script import plain_model
     from experiments.step_clock import StepClock
-    from qlora_repro.data.sources import examples
+    from qlora_repro.data.datasets import examples
+    from qlora_repro.stages.train import encoded
     from qlora_repro.train.memory import MemoryPeak
-    from qlora_repro.train.stage import encoded
 
     arm = ARMS[name]
     how = (f"dtype.compute_dtype={arm.dtype}", f"train.max_steps={steps}")
@@ -152,7 +152,7 @@ def training(how: str) -> Callable[..., None]:
 
 def left_out(arm: Arm) -> str:
     """Return why an arm cannot be measured here; empty where it can."""
-    from qlora_repro.arithmetic import native_dtype
+    from qlora_repro.config.resolvers import native_dtype
 
     if arm.how == "trl" and find_spec("trl") is None:
         return "TRL is not installed; pip install -c constraints.txt -e '.[trl]'"
@@ -165,7 +165,7 @@ def configuration(overrides: Sequence[str]) -> Any:
     """Return the RunConfig that `python run.py` would compose."""
     from hydra import compose, initialize_config_dir
 
-    from qlora_repro.checks import parse
+    from qlora_repro.config.validate import parse
 
     os.environ["QLORA_REPRO_ROOT"] = str(ROOT)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -174,7 +174,7 @@ def configuration(overrides: Sequence[str]) -> Any:
 
 def our_model(cfg: Any) -> tuple[Any, Any]:
     """Return the model and tokenizer as the pipeline makes them."""
-    from qlora_repro.live import Live
+    from qlora_repro.session import Live
 
     loaded = Live(cfg, Path(os.devnull)).trainable()
     return loaded.model, loaded.tokenizer
@@ -184,8 +184,8 @@ def train_as_we_do(
     cfg: Any, model: Any, tokenizer: Any, rows: Sequence[Any], *, watch: list[Any]
 ) -> None:
     """Run the pipeline's training over the rows once."""
-    from qlora_repro.train.loop import Job, train
-    from qlora_repro.train.stage import collator
+    from qlora_repro.stages.train import collator
+    from qlora_repro.train.trainer import Job, train
 
     with tempfile.TemporaryDirectory() as folder:
         job = Job(

@@ -20,8 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.tokenization import Row
 from qlora_repro.model.checkpoint import find
 from qlora_repro.model.device import resolve_device
 

@@ -12,8 +12,8 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.tokenization import Row
 
 
 def train_with_trl(

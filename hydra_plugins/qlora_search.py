@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers; what this one does is in qlora_repro/search.py."""
+"""Where Hydra looks for sweepers; what this one does is in qlora_repro/sweep/optuna_search.py."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from qlora_repro.search import Search
+from qlora_repro.sweep.optuna_search import Search
 
 
 class OptunaSweeper(Sweeper):

@@ -3,28 +3,26 @@
 import time
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row, truncated_share, unended_share
+from qlora_repro.config.paths import ROOT
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.tokenization import Row, truncated_share, unended_share
 from qlora_repro.errors import RunError
-from qlora_repro.live import Live
 from qlora_repro.lora.adapter import coverage, trainable
-from qlora_repro.lora.roles import TARGETS, layer_number, role_of
+from qlora_repro.lora.targets import TARGETS, layer_number, role_of
 from qlora_repro.model.load import Loaded
-from qlora_repro.quant.measure import EXPERTS, Storage, storage, unquantized_weights
-from qlora_repro.quant.select import linear_layers
+from qlora_repro.quant.linear_layers import linear_layers
+from qlora_repro.quant.storage import EXPERTS, Storage, storage, unquantized_weights
 from qlora_repro.records import Example
-from qlora_repro.store.identity import decisive, key
-from qlora_repro.store.origin import write_origin
-from qlora_repro.store.provenance import provenance
+from qlora_repro.session import Live
+from qlora_repro.store.provenance import provenance, write_origin
+from qlora_repro.store.run_id import decisive, key
 from qlora_repro.store.runs import Folder
-from qlora_repro.train.loop import TrainResult
+from qlora_repro.train.trainer import TrainResult
 
-ROOT = Path(__file__).resolve().parent.parent
 Manifest = dict[str, Any]
 LEAST_QUANTIZED = 0.98  # of the parameters in blocks; a mixture's routers stay 16-bit
 

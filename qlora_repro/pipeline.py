@@ -7,25 +7,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qlora_repro import chat, manifest
-from qlora_repro.config import RunConfig
+from qlora_repro import manifest
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.console import note, progress, say
+from qlora_repro.distributed.process_group import in_step
 from qlora_repro.errors import ConfigError
-from qlora_repro.eval.reference import reference
-from qlora_repro.eval.stage import Beside, score
-from qlora_repro.finished import SKIPPED, describe, result, say_versions, summarize
-from qlora_repro.live import Live
-from qlora_repro.measure.stage import measure
-from qlora_repro.merge import merge
+from qlora_repro.eval.evaluate import Beside, score
+from qlora_repro.eval.perplexity import reference
 from qlora_repro.records import Example
-from qlora_repro.report import CellResult, show
-from qlora_repro.scores import Scores
-from qlora_repro.store.done import MANIFEST, Cell, find_cell
-from qlora_repro.store.identity import decisive, key
+from qlora_repro.reporting.run_table import CellResult, Scores, show
+from qlora_repro.reporting.stored_result import SKIPPED, describe, result, say_versions, summarize
+from qlora_repro.session import Live
+from qlora_repro.stages import generate
+from qlora_repro.stages.measure import measure
+from qlora_repro.stages.merge import merge
+from qlora_repro.stages.train import quiet, rows_of, train_cell
+from qlora_repro.store.cell import MANIFEST, Cell, find_cell
+from qlora_repro.store.run_id import decisive, key
 from qlora_repro.store.runs import Folder, Store, open_store
-from qlora_repro.together import in_step
-from qlora_repro.tracker import Tracker, tracking
-from qlora_repro.training import quiet, rows_of, train_cell
+from qlora_repro.train.callbacks import Tracker, tracking
 
 
 def run(cfg: RunConfig, *, wait: bool = True) -> CellResult:
@@ -55,7 +55,7 @@ def run(cfg: RunConfig, *, wait: bool = True) -> CellResult:
 
 def _stages(cell: Cell, live: Live, tracker: Tracker) -> CellResult:
     cfg = cell.cfg
-    chat.foresee(cell)
+    generate.foresee(cell)
     if "measure" in cfg.stages:
         with cell.base_claimed():
             _measure(cfg, cell.base, live)
@@ -64,15 +64,15 @@ def _stages(cell: Cell, live: Live, tracker: Tracker) -> CellResult:
         with cell.base_claimed():
             _evaluate(cell, live, tuned=False, held_out=held_out)
     if cell.trains:
-        chat.answer_for_judge(cell, live)
+        generate.answer_for_judge(cell, live)
         if "train" in cfg.stages:
             train_cell(cell, live, rows, tracker)
         if "eval" in cfg.stages:
             _evaluate(cell, live, tuned=True, held_out=held_out)
         if cfg.merge:
             merge(live)
-    chat.answer(cell, live, tuned=cell.trains)
-    found = result(cell, judged=chat.judged(cell))
+    generate.answer(cell, live, tuned=cell.trains)
+    found = result(cell, judged=generate.judged(cell))
     _track(tracker, before=found.before, after=found.after)
     summarize(cell, found)
     return found

@@ -16,10 +16,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qlora_repro import kept
-from qlora_repro.checks import parse
-from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row
+from qlora_repro import session
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.config.validate import parse
+from qlora_repro.data.tokenization import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> None:
     """No test finds the base or the rows that an earlier one left."""
-    kept.forget()
+    session.forget()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Settings of a short training, which tests change in what they are about."""
 
-from qlora_repro.config import TrainConfig
+from qlora_repro.config.schema import TrainConfig
 
 TRAIN = TrainConfig(
     name="qlora",

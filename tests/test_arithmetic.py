@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from qlora_repro import arithmetic
-from qlora_repro.checks import parse
-from qlora_repro.config import RunConfig
-from qlora_repro.store.identity import decisive, key
+from qlora_repro.config import resolvers
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.config.validate import parse
+from qlora_repro.store.run_id import decisive, key
 
 ROOT = Path(__file__).resolve().parents[1]
 Configured = Callable[..., RunConfig]
@@ -27,16 +27,16 @@ Configured = Callable[..., RunConfig]
 @pytest.fixture
 def processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Stand in for a machine with a processor of these flags, and no GPU."""
-    monkeypatch.delenv(arithmetic.PINNED, raising=False)
+    monkeypatch.delenv(resolvers.PINNED, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def has(flags: str) -> None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-        monkeypatch.setattr(arithmetic, "CPUINFO", tmp_path / "cpuinfo")
-        arithmetic.cpu_multiplies_bf16.cache_clear()
+        monkeypatch.setattr(resolvers, "CPUINFO", tmp_path / "cpuinfo")
+        resolvers.cpu_multiplies_bf16.cache_clear()
 
     yield has
-    arithmetic.cpu_multiplies_bf16.cache_clear()
+    resolvers.cpu_multiplies_bf16.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -58,28 +58,28 @@ def test_auto_goes_by_the_flags_of_the_processor(
 
 
 def test_arm_lists_it_as_a_feature() -> None:
-    assert arithmetic.has_native_bf16("Features\t: fp asimd bf16 i8mm")
-    assert not arithmetic.has_native_bf16("Features\t: fp asimd i8mm")
+    assert resolvers.has_native_bf16("Features\t: fp asimd bf16 i8mm")
+    assert not resolvers.has_native_bf16("Features\t: fp asimd i8mm")
 
 
 def test_a_system_that_lists_no_flags_computes_in_float32(
     tmp_path: Path, processor: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor("amx_bf16 amx_tile")
-    monkeypatch.setattr(arithmetic, "CPUINFO", tmp_path / "none")
-    assert arithmetic.native_dtype("cpu") == "float32"
+    monkeypatch.setattr(resolvers, "CPUINFO", tmp_path / "none")
+    assert resolvers.native_dtype("cpu") == "float32"
 
 
 def test_on_a_gpu_auto_is_bfloat16_whatever_the_processor(
     processor: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor("sse2")
-    monkeypatch.setattr(arithmetic, "version", lambda name: "2.13.0")
+    monkeypatch.setattr(resolvers, "version", lambda name: "2.13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert arithmetic.native_dtype("auto") == "bfloat16"
-    assert arithmetic.native_dtype("cpu") == "float32"
-    monkeypatch.setattr(arithmetic, "version", lambda name: "2.13.0+cpu")  # which uses no GPU
-    assert arithmetic.native_dtype("auto") == "float32"
+    assert resolvers.native_dtype("auto") == "bfloat16"
+    assert resolvers.native_dtype("cpu") == "float32"
+    monkeypatch.setattr(resolvers, "version", lambda name: "2.13.0+cpu")  # which uses no GPU
+    assert resolvers.native_dtype("auto") == "float32"
 
 
 def test_what_is_written_stays_and_fp32_computes_in_float32(
@@ -118,7 +118,7 @@ def test_a_cell_carries_the_choice_of_the_machine_that_started_its_sweep(
     Callbacks(sweep)
     sent = pickle.dumps(sweep)
     processor("sse2")  # the worker's own
-    assert arithmetic.native_dtype("auto") == "float32"
+    assert resolvers.native_dtype("auto") == "float32"
     for device in ("auto", "cpu"):
         words = ["model=tiny", f"model.device={device}"]
         cell = copy.deepcopy(loader.load_sweep_config(pickle.loads(sent), words))

@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from qlora_repro.attempt import from_the_machine
+from qlora_repro.sweep.run_cell import from_the_machine
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from qlora_repro import checks
-from qlora_repro.config import RunConfig
+from qlora_repro.config import validate
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.quant.codebook import CODEBOOKS
+from qlora_repro.quant.codebooks import CODEBOOKS
 
 Configured = Callable[..., RunConfig]
 
@@ -51,7 +51,7 @@ def test_a_checked_configuration_comes_back_from_json_as_it_was(
     words: tuple[str, ...], configured: Configured
 ) -> None:
     cfg = configured(*words)
-    assert checks.again(json.loads(json.dumps(asdict(cfg)))) == cfg
+    assert validate.again(json.loads(json.dumps(asdict(cfg)))) == cfg
 
 
 @pytest.mark.parametrize("dtype", ["int4", "fp4", "fp4_e2m1", "fp4_e3m0", "nf4", "af4"])
@@ -150,22 +150,22 @@ def test_classes_of_a_glue_task_must_be_those_of_the_model(
 def test_the_nearest_setting_is_one_that_is_used_and_not_one_that_tunes_it(
     key: str, near: str | None
 ) -> None:
-    sentence = checks.unknown_key(key)
+    sentence = validate.unknown_key(key)
     assert sentence.startswith(f"there is no setting {key!r}; ")
     assert near is None or sentence.endswith(f"did you mean {near}?")
 
 
 def test_what_is_checked_by_name_is_there() -> None:
-    known = checks.keys()
-    assert {key for keys in checks.AT_LEAST.values() for key in keys} <= set(known)
-    assert set(checks.CHOICES) | set(checks.BELOW) <= set(known)
-    assert set(checks.CHOICES["train.optim"]) <= {
+    known = validate.keys()
+    assert {key for keys in validate.AT_LEAST.values() for key in keys} <= set(known)
+    assert set(validate.CHOICES) | set(validate.BELOW) <= set(known)
+    assert set(validate.CHOICES["train.optim"]) <= {
         *(option.value for option in OptimizerNames),
         "adamw_8bit",
     }
-    assert set(checks.CHOICES["train.schedule"]) <= {option.value for option in SchedulerType}
+    assert set(validate.CHOICES["train.schedule"]) <= {option.value for option in SchedulerType}
     of_constants = {"dynamic8"}
-    assert set(CODEBOOKS) - of_constants <= set(checks.CHOICES["dtype.name"])
+    assert set(CODEBOOKS) - of_constants <= set(validate.CHOICES["dtype.name"])
 
 
 @pytest.mark.parametrize("section", ["data", "eval", "generate"])

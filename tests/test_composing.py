@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 from omegaconf import OmegaConf
 
-from qlora_repro.checks import parse
-from qlora_repro.composing import composed_once, ids_quoted
-from qlora_repro.store.identity import key
+from qlora_repro.cli.arguments import composed_once, ids_quoted
+from qlora_repro.config.validate import parse
+from qlora_repro.store.run_id import key
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = ["30e123456789", "1e0000000001", "03e123456789", "123456789e01", "123456789012"]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from qlora_repro import finished, pipeline, report
-from qlora_repro.attempt import attempt
-from qlora_repro.config import RunConfig
-from qlora_repro.stats import wilson
-from qlora_repro.store.done import find_cell
+from qlora_repro import pipeline
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.reporting import run_table, stored_result
+from qlora_repro.stats.paired import wilson
+from qlora_repro.store.cell import find_cell
 from qlora_repro.store.runs import Folder, open_store
+from qlora_repro.sweep.run_cell import attempt
 
 Configured = Callable[..., RunConfig]
 SMALL = (
@@ -86,8 +87,8 @@ def test_the_interval_of_an_untuned_score_is_kept_and_not_drawn_again(
     cfg = configured(*SMALL, *untuned, f"results_dir={tmp_path}")
     (made,) = pipeline.run(cfg).lines
     assert made.interval == wilson(round(made.before * made.n), made.n)
-    monkeypatch.setattr(report, "interval", None)  # fails if it is asked
-    (kept,) = finished.result(find_cell(cfg, open_store(tmp_path))).lines
+    monkeypatch.setattr(run_table, "interval", None)  # fails if it is asked
+    (kept,) = stored_result.result(find_cell(cfg, open_store(tmp_path))).lines
     assert kept == made
 
 

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.generation import TopPLogitsWarper
 
-from qlora_repro.config import GenerateConfig
+from qlora_repro.config.schema import GenerateConfig
 from qlora_repro.data.questions import Question, read_questions
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.generate import Nucleus, TurnMarkers, generate, nucleus
+from qlora_repro.stages.generate import Nucleus, TurnMarkers, generate, nucleus
 
-generate_module = sys.modules["qlora_repro.generate"]  # the package names its function alike
+generate_module = sys.modules["qlora_repro.stages.generate"]  # the package names its function alike
 Make = Callable[..., GenerateConfig]
 QUESTIONS = [
     Question(question_id=str(k), text=text)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from qlora_repro import pipeline
-from qlora_repro.config import RunConfig
-from qlora_repro.live import Live
-from qlora_repro.quant.bnb import dequantized_weight
-from qlora_repro.quant.select import linear_layers
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.quant.bitsandbytes import dequantized_weight
+from qlora_repro.quant.linear_layers import linear_layers
+from qlora_repro.session import Live
 
 pytestmark = pytest.mark.gpu
 ON_GPU = ("model=tiny", "model.device=cuda", "eval.n=1", "lora.r=8")

@@ -8,7 +8,7 @@ import pytest
 from transformers.models.llama import modeling_llama
 
 from qlora_repro import pipeline
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 
 pytestmark = [
     pytest.mark.gpu,

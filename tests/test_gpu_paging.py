@@ -16,9 +16,9 @@ from plain_training import TRAIN
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-from qlora_repro.data.collate import causal
-from qlora_repro.data.encode import Row
-from qlora_repro.train.loop import Job, train
+from qlora_repro.data.collators import causal
+from qlora_repro.data.tokenization import Row
+from qlora_repro.train.trainer import Job, train
 
 # bitsandbytes pages a state of 100,000 values and more, which each matrix of these adapters has
 R, HIDDEN, INNER, BLOCKS = 512, 1024, 2048, 2

@@ -13,7 +13,7 @@ from test_gpu_paging import trained
 from torch import Tensor
 from transformers import TrainerCallback
 
-from qlora_repro.data.encode import Row
+from qlora_repro.data.tokenization import Row
 from qlora_repro.train.paging import move_pages, paged_bytes
 
 pytestmark = pytest.mark.gpu

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import kept, live, pipeline, training
-from qlora_repro.config import RunConfig
-from qlora_repro.train import stage
+from qlora_repro import pipeline, session
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.stages import train
 
 Configured = Callable[..., RunConfig]
 SMALL = (
@@ -21,7 +21,7 @@ TELLING = ("steps.jsonl", "adapter/adapter_model.safetensors", "answers-*.jsonl"
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     yield
-    kept.forget()
+    session.forget()
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return call
 
-    monkeypatch.setattr(live, "load_base", counting("base", live.load_base))
-    monkeypatch.setattr(training, "examples", counting("examples", training.examples))
-    monkeypatch.setattr(training, "encoded", counting("encoded", stage.encoded))
+    monkeypatch.setattr(session, "load_base", counting("base", session.load_base))
+    monkeypatch.setattr(train, "examples", counting("examples", train.examples))
+    monkeypatch.setattr(train, "encoded", counting("encoded", train.encoded))
     return counts
 
 
@@ -59,7 +59,7 @@ def test_a_sweep_loads_once_and_its_last_cell_is_that_cell_alone_byte_for_byte(
     run("sweep", "seed=0", "lora=qv")
     last = run("sweep", "seed=1")
     assert counted == {"base": 1, "examples": 1, "encoded": 1}
-    kept.forget()
+    session.forget()
     alone = run("alone", "seed=1")
     assert counted["base"] == 2
     assert len(told(alone)) == len(TELLING)
@@ -71,24 +71,24 @@ def test_another_base_or_dataset_is_loaded_and_the_old_one_let_go(
 ) -> None:
     first = configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]")
     pipeline.run(first)
-    assert kept.BASE.loaded is not None
-    assert kept.BASE.take("another") is None
-    assert kept.BASE.loaded is None
+    assert session.BASE.loaded is not None
+    assert session.BASE.take("another") is None
+    assert session.BASE.loaded is None
     pipeline.run(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]", "data.rows=15"))
     assert counted == {"base": 2, "examples": 2, "encoded": 2}
 
 
 def test_a_base_that_a_cell_changed_is_not_kept(configured: Configured, tmp_path: Path) -> None:
-    holder = live.Live(configured(*SMALL), tmp_path)
+    holder = session.Live(configured(*SMALL), tmp_path)
     loaded = holder.base()
     next(loaded.model.parameters()).data.add_(0)  # in place, as a careless stage might
     holder.release(keep=True)
-    unchanged = kept.BASE.loaded
-    other = live.Live(configured(*SMALL), tmp_path)
+    unchanged = session.BASE.loaded
+    other = session.Live(configured(*SMALL), tmp_path)
     other.base().model.config.vocab_size += 1
     other.release(keep=True)
-    assert unchanged is None or unchanged is not kept.BASE.loaded
-    assert kept.BASE.loaded is None
+    assert unchanged is None or unchanged is not session.BASE.loaded
+    assert session.BASE.loaded is None
 
 
 def test_a_cell_that_failed_keeps_nothing(
@@ -97,7 +97,7 @@ def test_a_cell_that_failed_keeps_nothing(
     def broken(*words: Any, **named: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(training, "train", broken)
+    monkeypatch.setattr(train, "train", broken)
     with pytest.raises(ZeroDivisionError):
         pipeline.run(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]"))
-    assert kept.BASE.loaded is None
+    assert session.BASE.loaded is None

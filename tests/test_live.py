@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from qlora_repro import live
-from qlora_repro.config import RunConfig
+from qlora_repro import session
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.live import Live
+from qlora_repro.session import Live
 
 Configured = Callable[..., RunConfig]
 
@@ -28,8 +28,8 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(live, "load_base", load)
-    monkeypatch.setattr(live, "load_trained", load)
+    monkeypatch.setattr(session, "load_base", load)
+    monkeypatch.setattr(session, "load_trained", load)
 
 
 @pytest.mark.parametrize("model", ["llama_7b", "opt_6b7"])  # sizes by either way of the planner

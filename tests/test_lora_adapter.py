@@ -12,11 +12,12 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from qlora_repro import lora
-from qlora_repro.config import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
+from qlora_repro.config.schema import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
+from qlora_repro.lora import adapter as lora
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import tiny_checkpoint
+from qlora_repro.quant.linear_layers import linear_layers
 
 AUTO = {
     "causal": AutoModelForCausalLM,
@@ -77,7 +78,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "bloom", "gpt2"])
 def test_adapters_have_r_weights_for_each_input_and_output(family: str) -> None:
     model = base(family)
-    shapes = [model.get_submodule(n).weight.shape for n in lora.linear_layers(model)]
+    shapes = [model.get_submodule(n).weight.shape for n in linear_layers(model)]
     peft = adapted(model)
     counts = lora.trainable(peft)
     assert counts["total"] == counts["adapter"] == sum(4 * (a + b) for a, b in shapes)

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qlora_repro.lora.fused import CastOnce, FusedForward, fuse
-from qlora_repro.quant.bnb import quantize_in_place
-from qlora_repro.quant.select import quantizable
+from qlora_repro.quant.bitsandbytes import quantize_in_place
+from qlora_repro.quant.linear_layers import quantizable
 
 IDS = torch.arange(5, 29).reshape(2, 12)
 BASES = ("bnb", "plain")

@@ -6,8 +6,10 @@ import transformers
 from transformers import PreTrainedModel
 
 from qlora_repro.errors import ConfigError
-from qlora_repro.lora import TARGETS, linear_layers, sites
+from qlora_repro.lora.adapter import sites
+from qlora_repro.lora.targets import TARGETS
 from qlora_repro.model.tiny import FAMILIES, LAYERS
+from qlora_repro.quant.linear_layers import linear_layers
 
 GATED = {"q": 2, "k": 2, "v": 2, "o": 2, "gate": 2, "up": 2, "down": 2}
 FUSED = {"qkv": 2, "o": 2, "up": 2, "down": 2}

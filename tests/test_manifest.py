@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import kept, pipeline
-from qlora_repro.config import RunConfig
-from qlora_repro.data.order import order
-from qlora_repro.data.sources import examples
+from qlora_repro import pipeline, session
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.collators import order
+from qlora_repro.data.datasets import examples
 from qlora_repro.errors import QloraError, RunError
-from qlora_repro.lora import placement
+from qlora_repro.lora import adapter
 from qlora_repro.model.load import load_base
-from qlora_repro.quant.select import quantizable
+from qlora_repro.quant.linear_layers import quantizable
 
 Configured = Callable[..., RunConfig]
 SMALL = ("model=tiny", "data.rows=24", "train.max_steps=2", "stages=[train]")
@@ -135,7 +135,9 @@ def test_a_layer_that_was_not_quantized_fails_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qlora_repro.quant.bnb.quantizable", lambda m, **_: quantizable(m)[:-1])
+    monkeypatch.setattr(
+        "qlora_repro.quant.bitsandbytes.quantizable", lambda m, **_: quantizable(m)[:-1]
+    )
     if not checked_on_loading:  # the manifest sees it as well
         monkeypatch.setattr("qlora_repro.model.load.check_quantized", lambda *_, **__: None)
     with pytest.raises(
@@ -151,7 +153,7 @@ def test_scales_that_were_not_nested_fail_the_run(
     def without(model: Any, dtype: Any, *, dq: bool, seed: int = 0) -> Any:
         return load_base(model, dtype, dq=False, seed=seed)
 
-    monkeypatch.setattr("qlora_repro.live.load_base", without)
+    monkeypatch.setattr("qlora_repro.session.load_base", without)
     with pytest.raises(RunError, match="dq=True, but 0 of 14 layers have nested scales"):
         manifest(configured, tmp_path)
 
@@ -166,8 +168,8 @@ def test_constants_kept_in_another_type_than_asked_for_fail_the_run(
     def otherwise(model: Any, dtype: Any, *, dq: bool, seed: int = 0) -> Any:
         return load_base(model, replace(dtype, scales="dynamic8"), dq=dq, seed=seed)
 
-    monkeypatch.setattr("qlora_repro.live.load_base", otherwise)
-    kept.forget()
+    monkeypatch.setattr("qlora_repro.session.load_base", otherwise)
+    session.forget()
     with pytest.raises(RunError, match="scales=fp8_e4m3, but the layers have"):
         manifest(configured, tmp_path / "lost", *asked)
 
@@ -178,12 +180,12 @@ def test_constants_kept_in_another_type_than_asked_for_fail_the_run(
 def test_a_placement_that_lost_layers_fails_the_run(
     lost: str, configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = placement.sites
+    found = adapter.sites
 
     def fewer(*args: Any, **kwargs: Any) -> dict[str, str]:
         return {n: role for n, role in found(*args, **kwargs).items() if not n.startswith(lost)}
 
-    monkeypatch.setattr(placement, "sites", fewer)
+    monkeypatch.setattr(adapter, "sites", fewer)
     with pytest.raises(RunError, match="contradicts the configuration: lora=all reached"):
         manifest(configured, tmp_path)
     assert not list(tmp_path.rglob("adapter*"))

@@ -16,12 +16,13 @@ from transformers import (
     AutoTokenizer,
 )
 
-from qlora_repro import lora, pipeline
-from qlora_repro.config import RunConfig
-from qlora_repro.live import Live
-from qlora_repro.merge import PROBE, merge
+from qlora_repro import pipeline
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.lora import adapter as lora
 from qlora_repro.model.load import load_base
-from qlora_repro.quant.bnb import dequantized_weight
+from qlora_repro.quant.bitsandbytes import dequantized_weight
+from qlora_repro.session import Live
+from qlora_repro.stages.merge import PROBE, merge
 
 SMALL = (
     "model=tiny",

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from qlora_repro import pipeline
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError, QloraError, RunError
-from qlora_repro.eval.harness import evaluate
+from qlora_repro.eval.lm_eval import evaluate
 from qlora_repro.records import Answer, Generation, Metric
-from qlora_repro.report import CellResult
-from qlora_repro.store.identity import key
+from qlora_repro.reporting.run_table import CellResult
+from qlora_repro.store.run_id import key
 from qlora_repro.store.runs import Folder
-from qlora_repro.train.loop import Step
+from qlora_repro.train.trainer import Step
 
 Configured = Callable[..., RunConfig]
 SMALL = (
@@ -114,7 +114,7 @@ def test_nothing_is_left_over_after_a_finished_run(done: Done) -> None:
 def test_a_finished_run_is_read_from_the_store_and_loads_no_model(
     done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("qlora_repro.live.load_base", None)
+    monkeypatch.setattr("qlora_repro.session.load_base", None)
     assert pipeline.run(done.cfg) == done.result
     assert capsys.readouterr().out.count("in the store, skipped") == 3
 
@@ -128,7 +128,7 @@ def test_runs_that_differ_in_seed_share_the_scores_of_the_base(
         scored.append(run_id)
         return evaluate(*args, run_id=run_id, **kwargs)
 
-    monkeypatch.setattr("qlora_repro.eval.stage.evaluate", counting)
+    monkeypatch.setattr("qlora_repro.eval.evaluate.evaluate", counting)
     other = start(configured, done.root, "seed=1")
     assert scored == [other.folder.run_id]
     assert other.folder.run_id != done.folder.run_id

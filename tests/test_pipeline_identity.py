@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from qlora_repro.checks import keys
-from qlora_repro.config import ColumnsConfig, RunConfig
-from qlora_repro.store.identity import DECIDES, key
+from qlora_repro.config.schema import ColumnsConfig, RunConfig
+from qlora_repro.config.validate import keys
+from qlora_repro.store.run_id import DECIDES, key
 
 WEIGHTS = {"train", "eval", "generate", "judge"}  # what depends on the trained weights
 EVERYTHING = {*WEIGHTS, "untuned", "untuned_eval", "untuned_generate"}

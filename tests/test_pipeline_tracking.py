@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import pipeline, training
-from qlora_repro.attempt import attempt
-from qlora_repro.config import RunConfig
+from qlora_repro import pipeline
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.stages import train
+from qlora_repro.sweep.run_cell import attempt
 
 SMALL = ("model=tiny", "data.rows=8", "train.max_steps=2", "lora.r=4", "stages=[train]")
 TRACKED = ("tracker=wandb", "tracker.mode=offline")
@@ -65,7 +66,7 @@ def test_the_run_is_closed_as_failed_when_training_raises(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", broken)
+    monkeypatch.setattr(train, "train", broken)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(cell("tracked", *TRACKED))
     assert finished == [1]

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.resolvers import steps
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.presets import steps
-from qlora_repro.store.identity import key
+from qlora_repro.store.run_id import key
 
 
 def test_no_step_sees_rows_that_the_passes_do_not_have_but_the_last() -> None:

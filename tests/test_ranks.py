@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from qlora_repro import lead, ranks, together
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.distributed import coordinator, environment, process_group
+from qlora_repro.distributed.process_group import Together
 from qlora_repro.errors import ConfigError
 from qlora_repro.model.device import resolve_device
-from qlora_repro.store.identity import key
-from qlora_repro.together import Together
+from qlora_repro.store.run_id import key
 
 Configured = Callable[..., RunConfig]
 
@@ -34,7 +34,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 def test_a_process_that_was_started_alone_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "8")  # left over in a shell: nobody numbered this process
-    assert (ranks.rank(), ranks.processes(), ranks.rank_here()) == (0, 1, 0)
+    assert (environment.rank(), environment.processes(), environment.rank_here()) == (0, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_torchruns_signal_after_a_failure_does_not_cut_rank_0_short(
 ) -> None:
     started(0, 2)
     meeting = Together(HashStore())
-    monkeypatch.setattr(together, "together", lambda: meeting)
+    monkeypatch.setattr(process_group, "together", lambda: meeting)
     with pytest.raises(KeyboardInterrupt):  # while all is well it is an interruption
-        lead._ended(signal.SIGTERM, None)
+        coordinator._ended(signal.SIGTERM, None)
     meeting.store.set("failed", json.dumps([0, "the loss is nan"]))  # this rank was the first
-    lead._ended(signal.SIGTERM, None)
+    coordinator._ended(signal.SIGTERM, None)

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from qlora_repro import report
 from qlora_repro.console import say
 from qlora_repro.records import Answer, Metric
-from qlora_repro.report import CellResult, cell_table, cost_lines
-from qlora_repro.report_sweep import sweep_tables
-from qlora_repro.scores import Scores
+from qlora_repro.reporting import run_table
+from qlora_repro.reporting.run_table import CellResult, Scores, cell_table, cost_lines
+from qlora_repro.reporting.sweep_table import sweep_tables
 
 BASE = {"bits_per_parameter": 4.127, "modules": 210, "simulated": False}
 
@@ -126,7 +125,7 @@ def test_a_sweep_has_a_row_a_cell_and_compares_no_cell_twice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[None] = []
-    monkeypatch.setattr(report, "compare", lambda *_: compared.append(None))
+    monkeypatch.setattr(run_table, "compare", lambda *_: compared.append(None))
     quiz, other = scores("quiz", "acc", [1.0, 0.0]), scores("test", "acc", [1.0])
     cells = [result(quiz, quiz), result(None, other, label="tiny, bf16", manifest=None)]
     for cell in cells:

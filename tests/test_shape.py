@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {  # what a user must write beside the option

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import workers
-from qlora_repro.store.claim import LEASE
-from qlora_repro.sweep import RUNNING, Record, identity, keep
+from qlora_repro.store.lock import LEASE
+from qlora_repro.sweep import workers
+from qlora_repro.sweep.cells import RUNNING, Record, identity, keep
 
 
 def test_the_gpus_of_a_worker_are_those_that_the_user_left_visible(

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.style import BLACK, look, page, plain
-from analysis.read import records
 from qlora_repro.errors import StoreError
+from qlora_repro.store.load import records
 
 BLOCKSIZE = 64  # the paper's
 MOST = 16  # of a type with more levels, a number line shows nothing

@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.by_cell import Points, panels, titled
-from analysis.figures.style import BLACK, BLUE, page, plain
+from analysis.figures.style import BLACK, BLUE, Points, page, panels, plain, titled
 from analysis.tables.fig2_lora_coverage import ARTIFACT, points
 
 UNIT = "RougeL"

@@ -5,9 +5,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.figures.style import look, page, plain
-from analysis.read import type_name
 from analysis.tables.fig3_zeroshot_by_bits import named, points
 from qlora_repro.errors import StoreError
+from qlora_repro.store.load import type_name
 
 
 def draw(root: Path) -> Figure:

@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.cells.artifact import cells
-from analysis.figures.by_cell import Points, panels, titled
-from analysis.figures.style import BLACK, BLUE, GREY, page, plain
+from analysis.artifacts.spec import cells
+from analysis.figures.style import BLACK, BLUE, GREY, Points, page, panels, plain, titled
 from analysis.tables.fig4_lora_rank import ARTIFACT, STEM
 
 UNIT = "RougeL"

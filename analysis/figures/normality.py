@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from analysis.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, page, plain
-from analysis.read import records
 from qlora_repro.errors import StoreError
+from qlora_repro.store.load import records
 
 ROLES: dict[str, tuple[str, str]] = {
     "q": (BLUE, "o"),

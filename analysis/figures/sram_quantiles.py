@@ -5,8 +5,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis.figures.style import BLUE, GREEN, ORANGE, RED, SKY, page, plain
-from analysis.read import records
 from qlora_repro.errors import StoreError
+from qlora_repro.store.load import records
 
 LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "D"), (SKY, "v"))
 

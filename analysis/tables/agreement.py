@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.agreement import kendall, spearman
-from analysis.audit.humans import agreement
-from analysis.audit.material import materials
-from analysis.printed import column, errata
-from analysis.resampling import Estimate
+from analysis.judge_audit.counted_verdicts import materials
+from analysis.judge_audit.humans import agreement
+from analysis.paper_tables import column, errata
 from analysis.table import Table
 from qlora_repro.errors import DataError
+from qlora_repro.stats.agreement import kendall, spearman
+from qlora_repro.stats.bootstrap import Estimate
 from qlora_repro.store.verdicts import released
 
 ARTIFACT = "agreement"

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.read import folders, records, type_name
 from analysis.table import Table
+from qlora_repro.store.load import folders, records, type_name
 
 UNASKED = "-"
 ROLES = ("q", "k", "v", "qkv", "o", "gate", "up", "down", "other")

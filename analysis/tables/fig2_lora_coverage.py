@@ -4,9 +4,9 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.cells.artifact import ROUGE, STAND_INS, Artifact, Key, Place, always, cells, offered
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import ROUGE, STAND_INS, Artifact, Key, Place, always, cells, offered
+from analysis.findings.runs import Run
 
 STEM = "fig2_lora_coverage"
 MODEL = "llama_7b"

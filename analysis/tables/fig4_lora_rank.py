@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from analysis.cells.artifact import ROUGE, STAND_INS, Artifact, Key, Place, cells, least, offered
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import ROUGE, STAND_INS, Artifact, Key, Place, cells, least, offered
+from analysis.findings.runs import Run
 
 STEM = "fig4_lora_rank"
 MODEL = "llama_7b"

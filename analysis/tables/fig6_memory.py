@@ -5,12 +5,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.read import folders
 from analysis.table import Table
+from qlora_repro.config.paths import PAPER
 from qlora_repro.errors import StoreError
+from qlora_repro.store.load import folders
 from qlora_repro.store.runs import read_lines
 
-PAPER = Path(__file__).parents[1] / "paper" / "fig6_memory.csv"
+PRINTED = PAPER / "fig6_memory.csv"
 FAR = 0.10  # of the paper's value: a larger difference needs a reason
 LENGTH = 512  # tokens of the one sequence
 REASONS = {
@@ -65,7 +66,7 @@ def bars(plan: pd.Series, paper: pd.Series) -> dict[str, tuple[float, float]]:
 
 def paper_bars() -> pd.DataFrame:
     """Return the labels of the paper's figure, a row a model."""
-    return pd.read_csv(PAPER).set_index("model")
+    return pd.read_csv(PRINTED).set_index("model")
 
 
 def build(root: Path) -> Table:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.claims.ours_judged import NO_MODEL, of_runs
-from analysis.printed import signed
-from analysis.read import folders, records
+from analysis.findings.ours_judged import NO_MODEL, of_runs
+from analysis.paper_tables import signed
 from analysis.table import Table
-from qlora_repro.stats import ratio_interval
+from qlora_repro.stats.paired import ratio_interval
+from qlora_repro.store.load import folders, records
 
 COLUMNS = (
     *("judge", "benchmark", "system", "opponent", "wins", "ties", "losses"),

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.claims.runs import Run, grouped, load
-from analysis.read import type_name
+from analysis.findings.runs import Run, grouped, load
 from analysis.table import Table
+from qlora_repro.store.load import type_name
 
 COLUMNS = ("method", "learning rate", "scores", "mean, %", "n", "chosen")
 ACCURACIES = ("acc", "exact_match")

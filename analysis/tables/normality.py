@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.printed import column
-from analysis.read import folders, records
+from analysis.paper_tables import column
 from analysis.table import Table
 from analysis.tables.data_types import notes
+from qlora_repro.store.load import folders, records
 
 COLUMNS = (
     *("model", "weights", "rows", "rejected", "rejected, synthetic", "rejected, FDR 5 %"),

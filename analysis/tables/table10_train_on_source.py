@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from analysis.cells.artifact import MMLU, STAND_INS, Artifact, Place, always, cells, offered
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import MMLU, STAND_INS, Artifact, Place, always, cells, offered
+from analysis.findings.runs import Run
 
 STEM = "table10_train_on_source"
 MODEL = "llama_7b"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-from analysis.cells.artifact import MMLU, STAND_INS, Artifact, Place, cells, least, offered
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import MMLU, STAND_INS, Artifact, Place, cells, least, offered
+from analysis.findings.runs import Run
 
 STEM = "table11_dataset_size"
 MODEL = "llama_7b"

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.printed import errata, printed, signed
-from analysis.ranking.pairwise import net_wins
-from analysis.ranking.tally import Tally, resampled, tally
+from analysis.paper_tables import errata, printed, signed
+from analysis.ranking.elo_column import of_benchmark
+from analysis.ranking.tally import Tally, net_wins, resampled, tally
 from analysis.table import Table
-from analysis.tables.elo_column import of_benchmark
 
 ARTIFACT = "table12_pairwise"
 CLOSE = 0.01 + 1e-9

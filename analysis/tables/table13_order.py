@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.printed import column, errata
-from analysis.ranking.pairwise import net_wins
-from analysis.ranking.tally import tally
+from analysis.paper_tables import column, errata
+from analysis.ranking.elo_column import of_benchmark
+from analysis.ranking.tally import net_wins, tally
 from analysis.table import Table
-from analysis.tables.elo_column import of_benchmark
 from analysis.tables.table12_pairwise import LEVEL, REPLICATES, draws, order
 
 ARTIFACT = "table13_order"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.printed import column as printed_column
-from analysis.printed import errata, signed
+from analysis.paper_tables import column as printed_column
+from analysis.paper_tables import errata, signed
+from analysis.ranking.elo_column import column, of_benchmark, ranks, span
 from analysis.table import Table
-from analysis.tables.elo_column import column, of_benchmark, ranks, span
 
 ARTIFACT = "table1_elo"
 CLOSE = 1.0  # Elo

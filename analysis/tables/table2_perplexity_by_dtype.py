@@ -1,4 +1,7 @@
-"""Table 2: perplexity after quantization, a row a model and data type, each paired by token."""
+"""What is in print for Table 2: the paper's means by type, and a rerun by others, by model.
+
+Table 2: perplexity after quantization, a row a model and data type, each paired by token.
+"""
 
 import json
 import math
@@ -11,13 +14,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.read import records, settings, type_name
 from analysis.table import Table
-from analysis.tables.table2_published import NO_ROW, RERUN_BLOCK, elsewhere, published
-from qlora_repro.config import FULL_PRECISION
+from qlora_repro.config.paths import PAPER
+from qlora_repro.config.schema import FULL_PRECISION
 from qlora_repro.records import LOSS, Answer
-from qlora_repro.stats import block_interval, paired
-from qlora_repro.store.blocks import read_answers
+from qlora_repro.stats.paired import block_interval, paired
+from qlora_repro.store.load import records, settings, type_name
+from qlora_repro.store.runs import read_answers
+
+PRINTED = PAPER / "table2_perplexity_by_dtype.csv"
+RERUN = PAPER / "table2_rerun.csv"  # by others: khalit7/technical_knowledge_base, GitHub
+RERUN_BLOCK = 64
+NO_ROW = "-"  # there is nothing to compare
+
+
+def published(dtype: str, dq: bool) -> str:
+    """Return the paper's mean perplexity of a type.
+
+    >>> published("nf4", True), published("nf4", False)
+    ('27.41', '-')
+    """
+    paper = _paper()
+    same = paper[(paper["dtype"] == dtype) & (paper["dq"] == dq)]
+    return f"{float(same['perplexity'].iloc[0]):.2f}" if len(same) else NO_ROW
+
+
+@cache
+def _paper() -> pd.DataFrame:
+    return pd.read_csv(PRINTED)
+
+
+@cache
+def rerun() -> pd.DataFrame:
+    """Return perplexities that others measured, (5 models, types) with (type, DQ) as columns."""
+    values = pd.read_csv(RERUN).query("unit == 'perplexity'")
+    return values.pivot(index="model", columns=["dtype", "dq"], values="value")
+
+
+def elsewhere(dtype: str, dq: bool) -> str:
+    """Return the mean rise over 16-bit in that rerun, and the least and greatest of its models.
+
+    >>> elsewhere("nf4", False), elsewhere("bf16", False)
+    ('+17.8 % (+4.1 to +36.5)', '-')
+    """
+    whole = ("bf16", False)
+    if (dtype, dq) not in rerun() or (dtype, dq) == whole:
+        return NO_ROW
+    rises = 100 * (rerun()[dtype, dq] / rerun()[whole] - 1)
+    return f"{rises.mean():+.1f} % ({rises.min():+.1f} to {rises.max():+.1f})"
+
 
 COLUMNS = (
     *("model", "type", "block", "backend", "bits", "perplexity", "rise over 16-bit"),
@@ -32,7 +77,7 @@ class Reading:
     """One evaluation of one untuned model on the text."""
 
     root: Path
-    facts: dict[str, Any]  # of analysis.read.facts, and the digest
+    facts: dict[str, Any]  # of qlora_repro.store.load.facts, and the digest
     asked: dict[str, Any]  # the eval section that decided it
 
     @property

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from analysis.cells.artifact import (
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import (
     HELD_OUT,
     ROUGE,
     STAND_INS,
@@ -12,9 +13,8 @@ from analysis.cells.artifact import (
     cells,
     offered,
 )
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
-from analysis.read import type_name
+from analysis.findings.runs import Run
+from qlora_repro.store.load import type_name
 
 STEM = "table3_glue_superni_by_dtype"
 SIZES = {"small": "t5_80m", "base": "t5_250m", "large": "t5_780m", "xl": "t5_3b", "xxl": "t5_11b"}

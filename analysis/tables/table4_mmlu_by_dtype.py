@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from analysis.cells.artifact import MMLU, STAND_INS, Artifact, Place, always, cells, offered
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
-from analysis.read import type_name
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import MMLU, STAND_INS, Artifact, Place, always, cells, offered
+from analysis.findings.runs import Run
+from qlora_repro.store.load import type_name
 
 STEM = "table4_mmlu_by_dtype"
 MODELS = ("llama_7b", "llama_13b", "llama_33b", "llama_65b")

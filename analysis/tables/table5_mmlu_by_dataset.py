@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from analysis.cells.artifact import MMLU, STAND_INS, Artifact, Place, always, cells, offered
-from analysis.cells.placed import worded
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
-from analysis.printed import column
+from analysis.artifacts.grouping import worded
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import MMLU, STAND_INS, Artifact, Place, always, cells, offered
+from analysis.findings.runs import Run
+from analysis.paper_tables import column
 from analysis.tables.table4_mmlu_by_dtype import MODELS
 
 STEM = "table5_mmlu_by_dataset"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.printed import column, errata, signed
+from analysis.paper_tables import column, errata, signed
 from analysis.table import Table
 from qlora_repro.store.verdicts import released
 

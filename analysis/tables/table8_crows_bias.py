@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-from analysis.cells.artifact import Artifact, Key, Place, Score, always, cells
-from analysis.cells.show import build as build_cells
-from analysis.claims.runs import Run
+from analysis.artifacts.render import build as build_cells
+from analysis.artifacts.spec import Artifact, Key, Place, Score, always, cells
+from analysis.findings.runs import Run
 
 STEM = "table8_crows_bias"
 LLAMA, GUANACO = "llama_65b", "guanaco-65b"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells.artifact import Key, cells
-from analysis.printed import errata
-from analysis.read import manifests
+from analysis.artifacts.spec import Key, cells
+from analysis.paper_tables import errata
 from analysis.table import Table
+from qlora_repro.store.load import manifests
 from qlora_repro.store.runs import read_document
 
 STEM = "table9_hyperparameters"

@@ -24,9 +24,9 @@ from functools import cache
 
 from experiments.bench_training import configuration
 from qlora_repro.console import say
-from qlora_repro.plan.architecture import Architecture, Linear, architecture
-from qlora_repro.plan.breakdown import loss_bytes, training
-from qlora_repro.plan.setting import Setting, setting
+from qlora_repro.memory.architecture import Architecture, Linear
+from qlora_repro.memory.breakdown import loss_bytes, training
+from qlora_repro.memory.settings import Setting, architecture, setting
 
 WITHIN = 0.15  # of the published length
 PUBLISHED: dict[str, dict[int, int]] = {  # GB of the card -> tokens

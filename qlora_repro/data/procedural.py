@@ -12,15 +12,17 @@ from itertools import cycle, islice
 from random import Random
 from typing import Literal
 
-from qlora_repro.data.procedural_family import family_relationships
-from qlora_repro.data.procedural_numbers import (
+from qlora_repro.data.procedural_questions import (
+    Question,
     calendar_arithmetic,
     chain_sum,
+    family_relationships,
+    letter_counting,
+    letter_position,
     number_rank,
     number_sequence,
+    syllogism,
 )
-from qlora_repro.data.procedural_question import Question
-from qlora_repro.data.procedural_words import letter_counting, letter_position, syllogism
 from qlora_repro.errors import DataError
 
 __all__ = ["TASKS", "Question", "Side", "draw", "held_out", "side", "train_and_test"]

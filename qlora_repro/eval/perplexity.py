@@ -1,17 +1,117 @@
-"""Perplexity on a text, token by token, so that two runs can be paired (paper: Table 2)."""
+"""A text cut into windows, and what one model, or two, make of each token in them.
+
+Perplexity on a text, token by token, so that two runs can be paired (paper: Table 2).
+
+The 16-bit model that a quantized one is compared with, token by token.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from qlora_repro.config.schema import FULL_PRECISION, DtypeConfig, EvalConfig, ModelConfig
+from qlora_repro.console import say
+from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.eval.score import mean_metric
-from qlora_repro.eval.untouched import untouched
-from qlora_repro.eval.windows import Compared, Window, compare, cut, window_losses
+from qlora_repro.eval.metrics import mean_metric
+from qlora_repro.model.load import load_base
+from qlora_repro.model.state_guard import untouched
 from qlora_repro.records import LOSS, PERPLEXITY, Metric
-from qlora_repro.together import Distribute, compute_locally
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some consecutive tokens of a text."""
+
+    ids: Sequence[int]
+    new: int  # of the last so many the loss counts; the others are context
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One token's next-token distribution against the reference model's."""
+
+    kl: float  # nats: how much the reference's samples cost more to code, never below zero
+    same_top: float  # 1.0 when both find the same token the likeliest, else 0.0
+
+
+def cut(ids: Sequence[int], *, window: int, stride: int) -> list[Window]:
+    """Cut a text into windows in which every token is new once; the first token of all never is.
+
+    A token without context has no loss, so that with `stride == window` the first of each window is
+    not scored. A last window of one such token is left out.
+
+    >>> [(list(w.ids), w.new) for w in cut(range(6), window=4, stride=2)]
+    [([0, 1, 2, 3], 3), ([2, 3, 4, 5], 2)]
+    >>> [(list(w.ids), w.new) for w in cut(range(7), window=4, stride=4)]
+    [([0, 1, 2, 3], 3), ([4, 5, 6], 2)]
+    """
+    windows = []
+    done = 0  # tokens that an earlier window held
+    for start in range(0, len(ids), stride):
+        tokens = ids[start : start + window]
+        new = min(start + len(tokens) - done, len(tokens) - 1)
+        if new > 0:
+            windows.append(Window(tokens, new))
+        done = start + len(tokens)
+        if done == len(ids):
+            break
+    return windows
+
+
+def window_losses(model: Any, windows: Sequence[Window]) -> list[float]:
+    """Return the losses of the new tokens of a batch of windows, one window after the other."""
+    losses: list[float] = []
+    for logits, targets in _new_tokens(_logits(model, windows), windows):
+        losses += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
+    return losses
+
+
+def compare(
+    model: Any, reference: Any, windows: Sequence[Window]
+) -> tuple[list[float], list[Compared]]:
+    """Return the model's losses on the new tokens, and its distributions against the reference's.
+
+    The divergence is D(reference || model) over the whole vocabulary, in float32; what rounding
+    leaves below zero is zero.
+    """
+    losses: list[float] = []
+    compared: list[Compared] = []
+    mine = _new_tokens(_logits(model, windows), windows)
+    theirs = _new_tokens(_logits(reference, windows), windows)
+    for (logits, targets), (expected, _) in zip(mine, theirs, strict=True):
+        q = logits.log_softmax(dim=-1)  # (M, V)
+        p = expected.to(q.device).log_softmax(dim=-1)  # (M, V)
+        kl = (p.exp() * (p - q)).sum(dim=-1).clamp_min(0)  # (M,)
+        same = (p.argmax(dim=-1) == q.argmax(dim=-1)).float()  # (M,)
+        losses += (-q.gather(1, targets[:, None])).squeeze(1).tolist()
+        compared += [Compared(*pair) for pair in zip(kl.tolist(), same.tolist(), strict=True)]
+    return losses, compared
+
+
+def _logits(model: Any, windows: Sequence[Window]) -> Tensor:
+    """Return (B, T, V): B windows, filled up to the T tokens of the longest."""
+    longest = max(len(window.ids) for window in windows)
+    ids = torch.zeros(len(windows), longest, dtype=torch.long, device=model.device)
+    mask = torch.zeros_like(ids)
+    for row, window in enumerate(windows):
+        ids[row, : len(window.ids)] = torch.tensor(window.ids)  # padding comes last
+        mask[row, : len(window.ids)] = 1
+    logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
+    return logits
+
+
+def _new_tokens(logits: Tensor, windows: Sequence[Window]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (logits (M, V) in float32, targets (M,)) of each window's M new tokens."""
+    for row, window in enumerate(windows):
+        end = len(window.ids)
+        targets = torch.tensor(window.ids[end - window.new :], device=logits.device)
+        yield logits[row, end - window.new - 1 : end - 1].float(), targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,3 +259,14 @@ def _check(model: Any, reading: Reading) -> None:
             f"eval.perplexity_stride is {reading.stride}, and must be from 1 to "
             f"eval.perplexity_window={reading.window}, so that no token is left out"
         )
+
+
+def reference(model: ModelConfig, dtype: DtypeConfig, cfg: EvalConfig) -> Any:
+    """Return the model with no layer quantized and in the same compute type; None when not asked.
+
+    A 16-bit model has no other to be compared with. The caller holds both models in memory.
+    """
+    if not (cfg.reference and cfg.perplexity_file) or dtype.name in FULL_PRECISION:
+        return None
+    say(f"loading {model.name} as bf16, to compare with")
+    return load_base(model, replace(dtype, name="bf16", backend="none"), dq=False).model

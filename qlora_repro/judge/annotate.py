@@ -15,15 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qlora_repro.closed_page import policy
 from qlora_repro.console import say, sentence
-from qlora_repro.data.json_lines import json_lines
+from qlora_repro.data.local_files import json_lines
 from qlora_repro.errors import ConfigError, DataError, QloraError
-from qlora_repro.judge.matches import pair
-from qlora_repro.judge.systems import find_system
-from qlora_repro.judge.verdict import answer_id
+from qlora_repro.judge.judgments import answer_id
+from qlora_repro.judge.matches import find_system, pair
+from qlora_repro.page_policy import policy
 from qlora_repro.records import Match
-from qlora_repro.store.runs import write_whole
+from qlora_repro.store.integrity import write_whole
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 NEEDED = ("question_id", "question", "first", "second", "answer_first", "answer_second")

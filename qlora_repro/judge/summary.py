@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact
 
-from qlora_repro.judge.price import Price, cost_of, usage
+from qlora_repro.judge.client.prices import Price, cost_of, usage
 from qlora_repro.records import Judgment
 
 SIDES = ("first", "second", "tie")

@@ -1,4 +1,7 @@
-"""Which folder a model is read from, what its files are, and what goes on record about them."""
+"""Which folder a model is read from, what its files are, and what goes on record about them.
+
+A model's tokenizer and configuration, before any weights are read.
+"""
 
 import hashlib
 import json
@@ -8,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer
 
-from qlora_repro.config import ModelConfig
+from qlora_repro.config.schema import ModelConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.embedded import embedded_checkpoint, embedded_origin
-from qlora_repro.model.hub import hub_checkpoint
+from qlora_repro.model.hub import hub_checkpoint, hub_tokenizer
+from qlora_repro.model.library_logging import quiet
 from qlora_repro.model.tiny import tiny_checkpoint
 
 PIECES = 64  # of a weight file, read for its digest
@@ -176,3 +181,23 @@ def content_digest(folder: Path) -> str:
                 file.seek(max(size - PIECE, 0) * piece // (PIECES - 1))
                 digest.update(file.read(PIECE))
     return digest.hexdigest()
+
+
+def load_description(model: ModelConfig) -> tuple[Any, Any]:
+    """Return (tokenizer, configuration); raises ModelError where they cannot be read."""
+    folder, code = _folder(model), {"trust_remote_code": model.trust_remote_code}
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **code)
+            return tokenizer, AutoConfig.from_pretrained(folder, **code)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ModelError(
+            f"{model.path or model.name}: its tokenizer or configuration cannot be read "
+            f"({' '.join(str(error).split())[:200]}); a whole checkpoint is needed"
+        ) from error
+
+
+def _folder(model: ModelConfig) -> Path:
+    if model.source != "hub" or not model.path:
+        return find(model).folder
+    return hub_tokenizer(model.path, revision=model.revision, code=model.trust_remote_code)

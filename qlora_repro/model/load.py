@@ -19,17 +19,22 @@ from transformers import (
 )
 from transformers import __version__ as transformers_version
 
-from qlora_repro.config import FULL_PRECISION, DtypeConfig, ModelConfig
+from qlora_repro.config.schema import FULL_PRECISION, DtypeConfig, ModelConfig
+from qlora_repro.config.validate import SPREAD
 from qlora_repro.errors import ConfigError, LackOfMemory, ModelError
 from qlora_repro.model.attention import set_attention
 from qlora_repro.model.checkpoint import Checkpoint, find, folder_checkpoint
-from qlora_repro.model.device import SPREAD, resolve_device
+from qlora_repro.model.device import (
+    free_by_card,
+    hand_over_early,
+    resolve_device,
+    spread_map,
+)
+from qlora_repro.model.library_logging import quiet
 from qlora_repro.model.precision import check_quantized, lacks_memory, round_to_bf16, weight_bytes
-from qlora_repro.model.quiet import quiet
-from qlora_repro.model.spread import free_by_card, hand_over_early, spread_map
-from qlora_repro.quant.bnb import disarm, place_shells, quantization_config
-from qlora_repro.quant.select import expert_weights, quantizable
-from qlora_repro.quant.simulate import simulate, simulate_experts
+from qlora_repro.quant.bitsandbytes import disarm, place_shells, quantization_config
+from qlora_repro.quant.fake_quant import simulate, simulate_experts
+from qlora_repro.quant.linear_layers import expert_weights, quantizable
 
 KINDS: dict[str, Any] = {
     "causal": AutoModelForCausalLM,

@@ -6,7 +6,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 
-from qlora_repro.config import DtypeConfig
+from qlora_repro.config.schema import DtypeConfig
 from qlora_repro.errors import ModelError
 
 LACK = ("out of memory", "can't allocate memory", "Cannot allocate memory")

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from qlora_repro.errors import ConfigError
 from qlora_repro.model.cache import build_once
-from qlora_repro.model.quiet import quiet
+from qlora_repro.model.library_logging import quiet
 
 SEED = 0
 VOCAB = 512

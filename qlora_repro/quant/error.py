@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qlora_repro.errors import ConfigError
 from qlora_repro.quant.blockwise import TINY, dequantize, double_quantize, quantize
-from qlora_repro.quant.codebook import codebook
+from qlora_repro.quant.codebooks import codebook
 
 FREEDOM = 5  # degrees of student_t: heavy tails, and still four moments
 SETTLED = 1e-9  # Lloyd: fall of the error in one round, over the mean square of the values

@@ -1,18 +1,23 @@
-"""The store: one folder a run, records written whole or not at all; what is there is done."""
+"""The store: one folder a run, records written whole or not at all; what is there is done.
 
+Scores of consecutive tokens by block: all that statistics over blocks need of them.
+"""
+
+import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qlora_repro.errors import Busy, StoreError
-from qlora_repro.store.claim import Claim, claimed, holder
-from qlora_repro.store.state import PROGRESS, write_progress
-from qlora_repro.store.whole import torn, write_vouched
-from qlora_repro.store.whole import write_whole as write_whole
+from qlora_repro.records import PERPLEXITY
+from qlora_repro.store.integrity import torn, write_vouched, write_whole
+from qlora_repro.store.lock import Claim, claimed, holder
+from qlora_repro.store.progress import PROGRESS, write_progress
 
 FORMAT = 1
 LOCKS = ".claims"
@@ -172,3 +177,48 @@ def read_document(path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise StoreError(f"{path} is no JSON document; delete it and run again") from error
+
+
+Row = dict[str, Any]
+TOKENS = "tokens"  # how many of them a row stands for
+
+
+def in_blocks(rows: Iterable[Row], size: int) -> Iterator[Row]:
+    """Yield a row for every `size` consecutive tokens of a text: their mean, and how many they are.
+
+    Rows of other tasks stay as they are. The hash of a block is that of its tokens' hashes.
+    """
+    for (task, _), group in groupby(rows, key=lambda row: (row["task"], row["name"])):
+        if task != PERPLEXITY:
+            yield from group
+            continue
+        tokens = sorted(group, key=lambda row: int(row["doc_id"]))
+        for start in range(0, len(tokens), size):
+            yield _block(tokens[start : start + size])
+
+
+def _block(rows: Sequence[Row]) -> Row:
+    digest = hashlib.sha256("\n".join(row["doc_hash"] for row in rows).encode()).hexdigest()[:16]
+    mean = sum(row["value"] for row in rows) / len(rows)
+    return rows[0] | {"doc_hash": digest, "value": mean, TOKENS: len(rows)}
+
+
+def read_answers(path: Path) -> list[Row]:
+    """Read answers; a block of tokens comes back as so many tokens, each with the block's mean.
+
+    So means, and sums and resamples of whole blocks, are those of the tokens themselves. Raises
+    StoreError for a file that is not what was written.
+    """
+    return [token for row in read_lines(path) for token in _tokens(row)]
+
+
+def _tokens(row: Row) -> Iterator[Row]:
+    n = row.pop(TOKENS, None)
+    if n is None:
+        yield row
+        return
+    for place in range(n):
+        yield row | {
+            "doc_id": row["doc_id"] + place,
+            "doc_hash": f"{row['doc_hash']}/{place}",
+        }

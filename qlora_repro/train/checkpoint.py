@@ -12,9 +12,9 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qlora_repro.console import note
+from qlora_repro.distributed.environment import processes, rank
 from qlora_repro.errors import RunError
-from qlora_repro.ranks import processes, rank
-from qlora_repro.store.whole import mark, whole
+from qlora_repro.store.integrity import mark, whole
 
 CHECKPOINTS = "checkpoints"  # beside what a run publishes
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qlora_repro.data.collate import IGNORE, ROW_BEGINS
+from qlora_repro.data.collators import IGNORE, ROW_BEGINS
 from qlora_repro.errors import RunError
 
 CHUNK = 1 << 26  # logits that are in float32 at one time

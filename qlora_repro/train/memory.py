@@ -1,16 +1,41 @@
-"""Peak memory of a run, and the sentence for when there was not enough."""
+"""Activation checkpointing, by the name the installed transformers has: gradient_… before 5.23.
+
+Peak memory of a run, and the sentence for when there was not enough.
+"""
 
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import distributed, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from qlora_repro.errors import LackOfMemory
 from qlora_repro.train.paging import paged_bytes
+
+NEW, OLD = "activation_checkpointing", "gradient_checkpointing"
+
+
+def checkpointing_arguments(enabled: bool) -> dict[str, Any]:
+    """Return the Trainer's arguments that compute activations a second time to save memory."""
+    name = NEW if NEW in {field.name for field in fields(TrainingArguments)} else OLD
+    return {name: enabled, f"{name}_kwargs": {"use_reentrant": False}}
+
+
+def disable_checkpointing(model: PreTrainedModel) -> None:
+    """Keep every activation of a model again."""
+    name = NEW if hasattr(model, f"{NEW}_disable") else OLD
+    getattr(model, f"{name}_disable")()
+
 
 LACK = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 ADAM_STATE = 8  # bytes a trained parameter: two moments in 32 bits

@@ -16,7 +16,7 @@ from bitsandbytes.optim.adamw import AdamW
 from bitsandbytes.optim.optimizer import GlobalOptimManager
 from torch import Tensor, nn
 
-from qlora_repro.config import TrainConfig
+from qlora_repro.config.schema import TrainConfig
 
 PAGED = {"paged_adamw_32bit": 32, "paged_adamw_8bit": 8}  # name -> bits of a moment
 STATES = ("state1", "state2")  # the two moments, which page; scales of 8-bit ones are small

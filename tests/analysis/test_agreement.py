@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.agreement import (
+from qlora_repro.stats.agreement import (
     alpha,
     clustered,
     cohen,
@@ -13,7 +13,7 @@ from analysis.agreement import (
     majority,
     spearman,
 )
-from analysis.resampling import prompt_weights
+from qlora_repro.stats.bootstrap import prompt_weights
 
 FLEISS = [  # Fleiss' method on 10 subjects, 14 raters, 5 categories: the example of its article
     *([0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1]),

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import chosen, main
-from analysis.read import manifests, records
 from analysis.table import Table
 from qlora_repro.errors import ConfigError, StoreError
+from qlora_repro.store.load import manifests, records
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from stored import make_run, write
 
-from analysis.claims.runs import load
-from analysis.read import manifests, records
+from analysis.findings.runs import load
 from qlora_repro.records import Metric
+from qlora_repro.store.load import manifests, records
 
 
 def in_arithmetic(folder: Path, name: str) -> Path:

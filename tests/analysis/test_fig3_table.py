@@ -9,7 +9,7 @@ import pytest
 import stored
 from statsmodels.stats.weightstats import DescrStatsW
 
-from analysis.tables import fig3_zeroshot_by_bits, zeroshot_pairs
+from analysis.tables import fig3_zeroshot_by_bits
 from qlora_repro.records import Answer, Metric
 
 DIGEST = "0123456789ab"
@@ -78,6 +78,6 @@ def test_nf4_is_compared_on_the_same_questions(tmp_path: Path) -> None:
 
 def test_where_no_answer_differs_nothing_says_how_many_would(tmp_path: Path) -> None:
     same = [np.zeros(10)]
-    assert zeroshot_pairs.told(same) == "+0.0 [+0.0, +0.0]"
-    assert math.isnan(zeroshot_pairs.questions_to_tell(same))
-    assert zeroshot_pairs.scores(tmp_path / "answers-none.jsonl") == {}
+    assert fig3_zeroshot_by_bits.told(same) == "+0.0 [+0.0, +0.0]"
+    assert math.isnan(fig3_zeroshot_by_bits.questions_to_tell(same))
+    assert fig3_zeroshot_by_bits.scores(tmp_path / "answers-none.jsonl") == {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from claims_store import add_run
 
-from analysis.rebuild import commands
+from analysis.build import commands
 from analysis.tables import TABLES
 
 

@@ -17,11 +17,11 @@ import stored
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from analysis.audit import report
+from analysis.judge_audit import report
 from analysis.tables import TABLES
-from qlora_repro.config import RunConfig
-from qlora_repro.plan.stage import plan
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.records import Metric
+from qlora_repro.stages.plan import plan
 
 matplotlib.use("agg")
 FOLDER = Path(__file__).resolve().parents[2] / "analysis" / "notebooks"

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.printed import COLUMNS, PAPER, column, errata, printed, signed
-from analysis.tables.table2_published import elsewhere
+from analysis.paper_tables import COLUMNS, PAPER, column, errata, printed, signed
+from analysis.tables.table2_perplexity_by_dtype import elsewhere
 
 FILES = {
     "datasets": 13,

@@ -8,11 +8,10 @@ import pytest
 import stored
 
 from analysis.__main__ import main
-from analysis.claims.runs import load
+from analysis.findings.runs import load
 from analysis.tables import table2_perplexity_by_dtype as table2
-from qlora_repro.replay import compare
-from qlora_repro.store.blocks import read_answers
-from qlora_repro.store.runs import read_document
+from qlora_repro.store.runs import read_answers, read_document
+from qlora_repro.sweep.replay import compare
 
 LOSSES = np.random.default_rng(0).normal(3, 1, size=157)  # the last of its blocks of 8 is short
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.claims.command import decided
-from analysis.read import manifests
+from analysis.findings.report import decided
+from qlora_repro.store.load import manifests
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "analysis" / "results"

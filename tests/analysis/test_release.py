@@ -8,8 +8,15 @@ import pytest
 from release_folder import RELEASE
 
 from analysis.__main__ import main
-from analysis.release import compared, import_release, shown, system, systems, with_humans
-from analysis.release_reading import read_review
+from analysis.release import (
+    compared,
+    import_release,
+    read_review,
+    shown,
+    system,
+    systems,
+    with_humans,
+)
 from qlora_repro.errors import DataError
 from qlora_repro.store.verdicts import released
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ranking.pairwise import majority, net_wins
-from analysis.ranking.tally import tally
+from analysis.ranking.tally import majority, net_wins, tally
 from analysis.table import Table
 from analysis.tables import (
     TABLES,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.resampling import divided, estimate, prompt_weights, ratio, share, tails
+from qlora_repro.stats.bootstrap import divided, estimate, prompt_weights, ratio, share, tails
 
 
 def test_each_resample_draws_as_many_prompts_as_there_are() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.status import look, runs
+from qlora_repro.store.progress import PROGRESS, write_failure, write_progress
 from qlora_repro.store.runs import Folder, open_store
-from qlora_repro.store.state import PROGRESS, write_failure, write_progress
 
 
 @pytest.fixture

@@ -19,13 +19,15 @@ from ranked import Ranks
 from running import PATIENCE, RUN, environment
 from torch.distributed.tensor import DTensor
 
-from qlora_repro import chat, live, pipeline, training
+from qlora_repro import pipeline, session
+from qlora_repro.distributed import fsdp
 from qlora_repro.errors import LackOfMemory
-from qlora_repro.eval import perplexity, rouge
-from qlora_repro.replay import compare
-from qlora_repro.train import shards
+from qlora_repro.eval import held_out, perplexity
+from qlora_repro.stages import generate
+from qlora_repro.stages import train as training
+from qlora_repro.sweep.replay import compare
 from qlora_repro.train.dropout import DropoutDraw
-from qlora_repro.train.loop import TrainResult
+from qlora_repro.train.trainer import TrainResult
 
 SMALL = [
     *("model=tiny", "eval.n=1", "data.rows=40", "lora.r=4", "lora.dropout=0.1"),
@@ -128,7 +130,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[Any] = []
-    load, shard, divide = live.load_base, training.shard, shards.fully_shard
+    load, shard, divide = session.load_base, training.shard, fsdp.fully_shard
 
     def loading(*words: Any, **named: Any) -> Any:
         with (tmp_path / "read").open("a") as file:
@@ -146,9 +148,9 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
             file.write(f"{sum(w.nbytes for w in here)}\n")
         return divide(module, **named)
 
-    monkeypatch.setattr(live, "load_base", loading)
+    monkeypatch.setattr(session, "load_base", loading)
     monkeypatch.setattr(training, "shard", sharding)
-    monkeypatch.setattr(shards, "fully_shard", dividing)
+    monkeypatch.setattr(fsdp, "fully_shard", dividing)
     ranks = Ranks(tmp_path, *TRAINS, "train=fsdp", "train.max_steps=2")
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
     assert (tmp_path / "read").read_text() == "rank 0\n"
@@ -172,7 +174,7 @@ def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_wh
         return noted
 
     monkeypatch.setattr(pipeline, "score", noting(pipeline.score))
-    monkeypatch.setattr(chat, "generate", noting(chat.generate))
+    monkeypatch.setattr(generate, "generate", noting(generate.generate))
     asks = ("stages=[train,eval,generate]", "generate=procedural", "generate.limit=3")
     words = (*SMALL, *asks, "generate.max_new_tokens=4", "train.max_steps=2", "eval.rouge=true")
     words = (
@@ -220,13 +222,13 @@ def test_processes_that_each_hold_the_model_share_its_questions_and_answer_as_on
 
         monkeypatch.setattr(owner, name, counting)
 
-    count(live, "load_base", lambda *_: 1)
+    count(session, "load_base", lambda *_: 1)
     for name in ("loglikelihood", "generate_until"):
         count(HFLM, name, lambda lm, requests: len(requests))
     count(perplexity, "compare", lambda model, reference, windows: len(windows))
     count(perplexity, "window_losses", lambda model, windows: len(windows))
-    count(rouge, "generated", lambda model, tokenizer, read: len(read["input_ids"]))
-    count(chat, "generate", lambda model, tokenizer, asked, cfg: len(asked))
+    count(held_out, "generated", lambda model, tokenizer, read: len(read["input_ids"]))
+    count(generate, "generate", lambda model, tokenizer, asked, cfg: len(asked))
     (tmp_path / "text").write_text("The quick brown fox jumps over the lazy dog. " * 40)
     words = (
         *(*SMALL, "eval.n=2", "train.max_steps=2", "data.holdout=16", "eval.batch_size=2"),

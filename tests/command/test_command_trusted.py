@@ -11,7 +11,7 @@ import torch
 from forking import Forked, fork
 from running import Outcome, command
 
-from qlora_repro import training
+from qlora_repro.stages import train as training
 
 SMALL = [
     *("model=tiny", "eval.n=1", "eval.tasks=[procedural_mc]", "train.max_steps=2", "data.rows=16"),

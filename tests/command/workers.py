@@ -8,8 +8,8 @@ from pathlib import Path
 
 from running import wait_for
 
+from qlora_repro.store.progress import read_note
 from qlora_repro.store.runs import Folder
-from qlora_repro.store.state import read_note
 
 SMALL = ["model=tiny", "eval=none", "data.rows=16", "lora.r=4"]
 

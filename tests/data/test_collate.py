@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from qlora_repro.data.collate import IGNORE, causal, classification, packed, seq2seq
-from qlora_repro.data.encode import Row
+from qlora_repro.data.collators import IGNORE, causal, classification, packed, seq2seq
+from qlora_repro.data.tokenization import Row
 from qlora_repro.train.loss import token_loss
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from qlora_repro.data.encode import Limits, encode, truncated_share, unended_share
+from qlora_repro.data.tokenization import Limits, encode, truncated_share, unended_share
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 

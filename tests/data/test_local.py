@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qlora_repro.config import ColumnsConfig, DataConfig
-from qlora_repro.data.sources import examples
+from qlora_repro.config.schema import ColumnsConfig, DataConfig
+from qlora_repro.data.datasets import examples
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from qlora_repro.data.order import order
+from qlora_repro.data.collators import order
 
 RNG = random.Random(1)
 LENGTHS = [RNG.randint(5, 90) for _ in range(103)]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qlora_repro.data.prompts import TEMPLATES, find, render, target
+from qlora_repro.data.templates import TEMPLATES, find, render, target
 from qlora_repro.errors import ConfigError
 
 

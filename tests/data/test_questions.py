@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.data.procedural import draw, side
 from qlora_repro.data.questions import benchmark, drawn, questions, read_questions
 from qlora_repro.errors import ConfigError

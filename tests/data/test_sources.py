@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from qlora_repro.config import DataConfig
+from qlora_repro.config.schema import DataConfig
+from qlora_repro.data.datasets import LOADERS, examples, fingerprint, split_holdout
 from qlora_repro.data.procedural import held_out
-from qlora_repro.data.prompts import TEMPLATES
-from qlora_repro.data.sources import LOADERS, examples, fingerprint, split_holdout
+from qlora_repro.data.templates import TEMPLATES
 from qlora_repro.errors import ConfigError, DataError
 from qlora_repro.records import Example
 

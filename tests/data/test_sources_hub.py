@@ -8,9 +8,9 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.utils import httpx
 from omegaconf import OmegaConf
 
-from qlora_repro.config import DataConfig
-from qlora_repro.data import sources_hub
-from qlora_repro.data.sources import examples
+from qlora_repro.config.schema import DataConfig
+from qlora_repro.data import hub_datasets
+from qlora_repro.data.datasets import examples
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
@@ -38,7 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Hub], list[dict[str, Any]]
             asked.append({"path": path, "name": name, **rest})
             return Dataset.from_list(tables[name])
 
-        monkeypatch.setattr(sources_hub, "load_dataset", load)
+        monkeypatch.setattr(hub_datasets, "load_dataset", load)
         return asked
 
     return fill
@@ -168,7 +168,7 @@ def test_flan_v2_is_mixed_from_its_parts_at_their_shares(monkeypatch: pytest.Mon
         columns = {"inputs": f"Q of {path} ", "targets": "A", "task_source": "S", "task_name": path}
         return Dataset.from_list([columns | {"inputs": f"Q{number}"} for number in range(600)])
 
-    monkeypatch.setattr(sources_hub, "load_dataset", load)
+    monkeypatch.setattr(hub_datasets, "load_dataset", load)
     found = [row.task for row in examples(config("flan_v2", rows=1000))]
     sets = {
         f"DataProvenanceInitiative/{name}_submix_original": count
@@ -198,7 +198,7 @@ def test_a_part_of_a_mix_that_cannot_be_reached_is_named_with_its_folder(
     def fail(*_: Any, **__: Any) -> Dataset:
         raise ConnectionError("offline")
 
-    monkeypatch.setattr(sources_hub, "load_dataset", fail)
+    monkeypatch.setattr(hub_datasets, "load_dataset", fail)
     with pytest.raises(DataError) as caught:
         examples(config("flan_v2"))
     message = str(caught.value)
@@ -246,7 +246,7 @@ def test_a_missing_column_names_those_there_are(hub: Any) -> None:
 
 def test_an_empty_dataset_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = Dataset.from_dict({"instruction": [], "input": [], "output": []})
-    monkeypatch.setattr(sources_hub, "load_dataset", lambda *_, **__: empty)
+    monkeypatch.setattr(hub_datasets, "load_dataset", lambda *_, **__: empty)
     with pytest.raises(DataError, match="data=alpaca has no rows in yahma/alpaca-cleaned"):
         examples(config("alpaca"))
 
@@ -283,7 +283,7 @@ def test_an_unreachable_hub_says_what_was_asked_and_which_command_helps(
     def fail(*_: Any, **__: Any) -> Dataset:
         raise error
 
-    monkeypatch.setattr(sources_hub, "load_dataset", fail)
+    monkeypatch.setattr(hub_datasets, "load_dataset", fail)
     with pytest.raises(DataError) as caught:
         examples(config("alpaca", revision="abc"))
     message = str(caught.value)
@@ -300,7 +300,7 @@ def test_an_unknown_split_or_subset_is_refused(monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: Any, **__: Any) -> Dataset:
         raise ValueError("Unknown split \"dev\". Should be one of ['train'].\nmore")
 
-    monkeypatch.setattr(sources_hub, "load_dataset", fail)
+    monkeypatch.setattr(hub_datasets, "load_dataset", fail)
     with pytest.raises(DataError, match=r'data.split=dev: Unknown split "dev"') as caught:
         examples(config("alpaca"), split="dev")
     assert "more" not in str(caught.value)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from qlora_repro.data.sources_hub import SOURCES
+from qlora_repro.data.hub_datasets import SOURCES
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 

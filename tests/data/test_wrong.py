@@ -4,9 +4,8 @@ from collections import Counter
 
 import pytest
 
+from qlora_repro.data.datasets import as_example, misanswered
 from qlora_repro.data.procedural import draw
-from qlora_repro.data.sources import as_example
-from qlora_repro.data.wrong import misanswered
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 

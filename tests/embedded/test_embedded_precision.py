@@ -14,18 +14,18 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from qlora_repro.config import RunConfig
-from qlora_repro.data.sources import examples
-from qlora_repro.eval.stage import score
-from qlora_repro.live import Live
-from qlora_repro.lora import linear_layers
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.datasets import examples
+from qlora_repro.eval.evaluate import score
 from qlora_repro.model.embedded import embedded_checkpoint
-from qlora_repro.quant.bnb import dequantized_weight
-from qlora_repro.quant.measure import storage
-from qlora_repro.quant.simulate import round_trip
-from qlora_repro.store.done import ADAPTER
+from qlora_repro.quant.bitsandbytes import dequantized_weight
+from qlora_repro.quant.fake_quant import round_trip
+from qlora_repro.quant.linear_layers import linear_layers
+from qlora_repro.quant.storage import storage
+from qlora_repro.session import Live
+from qlora_repro.stages.train import collator, encoded
+from qlora_repro.store.cell import ADAPTER
 from qlora_repro.train.loss import token_loss
-from qlora_repro.train.stage import collator, encoded
 
 LINEARS, BLOCKS, HIDDEN, VOCAB = 210, 30, 576, 49152
 

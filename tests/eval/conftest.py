@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qlora_repro.config import EvalConfig
+from qlora_repro.config.schema import EvalConfig
 
 EOS = "<eos>"
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from qlora_repro.config import RunConfig
-from qlora_repro.eval.classify import classify
-from qlora_repro.live import Live
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.eval.held_out import classify
 from qlora_repro.records import Answer, Example, Metric
+from qlora_repro.session import Live
 
 WORDS = ("yes", "no", "maybe so", "a day in May", "seven of nine", "two and two make four")
 

@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from qlora_repro.config import EvalConfig, GenerateConfig
-from qlora_repro.eval import procedural, registry
+from qlora_repro.config.schema import EvalConfig, GenerateConfig
+from qlora_repro.eval import procedural_tasks, task_registry
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {  # what a user must write
@@ -68,10 +68,10 @@ def test_every_task_that_we_ship_a_name_of_is_one_of_lm_evals() -> None:
         for task in composed("eval", option)["tasks"]
     }
     folders = ("mmlu/default", "winogrande", "hellaswag", "piqa", "arc", "crows_pairs", "glue")
-    manager = registry.TaskManager(
-        include_defaults=False, include_path=[registry.BUILT_IN / folder for folder in folders]
+    manager = task_registry.TaskManager(
+        include_defaults=False, include_path=[task_registry.BUILT_IN / folder for folder in folders]
     )
-    known = named - set(procedural.DOCS)
+    known = named - set(procedural_tasks.DOCS)
     assert known >= {"mmlu", "winogrande", "cola", "crows_pairs_english"}
-    assert all(registry.complete(name, manager) for name in known)
-    assert registry.sources("mmlu", manager) == {"cais/mmlu"}
+    assert all(task_registry.complete(name, manager) for name in known)
+    assert task_registry.sources("mmlu", manager) == {"cais/mmlu"}

@@ -10,9 +10,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qlora_repro.errors import RunError
-from qlora_repro.eval.distributed import DistributedLM
-from qlora_repro.eval.shared_context import SharedContextLM
-from qlora_repro.eval.untouched import quiet
+from qlora_repro.eval.language_models import DistributedLM, SharedContextLM
+from qlora_repro.model.state_guard import quiet
 
 TEXTS = ["Short?", "A longer question, is it not?", "Middling one?", "And the last of them?", "Or?"]
 ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {

@@ -14,9 +14,10 @@ import torch
 from lm_eval.utils import hash_string
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qlora_repro.config import EvalConfig
+from qlora_repro.config.schema import EvalConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.eval import harness, procedural
+from qlora_repro.eval import lm_eval as harness
+from qlora_repro.eval import procedural_tasks
 
 Make = Callable[..., EvalConfig]
 
@@ -35,9 +36,11 @@ def riddles(monkeypatch: pytest.MonkeyPatch) -> list[Riddle]:
         Riddle("letters", f"How many a in {'a' * k}b?", str(k), [str(k), "7", "12"])
         for k in (1, 2, 3)
     ] + [Riddle("days", f"{k} days on?", "Monday", ["Monday", "Tuesday"]) for k in (1, 2, 3)]
-    monkeypatch.setattr(procedural, "held_out", lambda tasks, *, per_task, seed: list(rows))
-    monkeypatch.setattr(procedural.prompts, "render", lambda template, text: f"{text}\nAnswer:")
-    monkeypatch.setattr(procedural.prompts, "target", lambda template, answer: f" {answer}")
+    monkeypatch.setattr(procedural_tasks, "held_out", lambda tasks, *, per_task, seed: list(rows))
+    monkeypatch.setattr(
+        procedural_tasks.prompts, "render", lambda template, text: f"{text}\nAnswer:"
+    )
+    monkeypatch.setattr(procedural_tasks.prompts, "target", lambda template, answer: f" {answer}")
     return rows
 
 
@@ -91,7 +94,7 @@ def test_answers_carry_the_hash_lm_eval_gives_the_document(
 ) -> None:
     config = eval_config(tasks=["procedural_exact"])
     _, answers = harness.evaluate(random_llama, byte_tokenizer, config, run_id="r")
-    documents = [procedural.exact_doc(riddle, template="plain") for riddle in riddles]
+    documents = [procedural_tasks.exact_doc(riddle, template="plain") for riddle in riddles]
     hashes = [hash_string(json.dumps(doc, indent=2, ensure_ascii=False)) for doc in documents]
     assert [answer.doc_hash for answer in answers] == hashes
 

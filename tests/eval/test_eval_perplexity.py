@@ -9,8 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.eval.perplexity import Reading, TokenLosses, perplexity, read_text
-from qlora_repro.eval.windows import cut
+from qlora_repro.eval.perplexity import Reading, TokenLosses, cut, perplexity, read_text
 
 TEXT = "In the beginning there was a text, and it was longer than one window. " * 2
 

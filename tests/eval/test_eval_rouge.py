@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qlora_repro.eval.rouge import greedy, rouge, rouge_l
+from qlora_repro.eval.held_out import greedy, rouge, rouge_l
 from qlora_repro.records import Example
 
 

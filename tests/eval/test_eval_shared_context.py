@@ -7,8 +7,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerFast
 
-from qlora_repro.eval.shared_context import SharedContextLM
-from qlora_repro.eval.untouched import quiet
+from qlora_repro.eval.language_models import SharedContextLM
+from qlora_repro.model.state_guard import quiet
 
 SMALL: dict[str, Any] = {"vocab_size": 258, "hidden_size": 32, "num_attention_heads": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

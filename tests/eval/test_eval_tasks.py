@@ -10,9 +10,10 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qlora_repro.config import EvalConfig
+from qlora_repro.config.schema import EvalConfig
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.eval import harness, registry
+from qlora_repro.eval import lm_eval as harness
+from qlora_repro.eval import task_registry
 
 Make = Callable[..., EvalConfig]
 
@@ -47,7 +48,7 @@ def test_a_users_task_folder_runs_and_agrees_with_plain_lm_eval(
     write_task(tmp_path)
     config = eval_config(tasks=["capitals"], include_path=str(tmp_path), num_fewshot=None)
     metrics, answers = harness.evaluate(random_llama, byte_tokenizer, config, run_id="r")
-    manager = registry.TaskManager(include_defaults=False, include_path=str(tmp_path))
+    manager = task_registry.TaskManager(include_defaults=False, include_path=str(tmp_path))
     task = manager.load(["capitals"])["tasks"]["capitals"]
     task.set_config("num_fewshot", 0)
     lm = HFLM(pretrained=random_llama, tokenizer=byte_tokenizer, backend="causal", batch_size=1)
@@ -121,7 +122,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "BUILT_IN", registry.BUILT_IN / "arc")
+    monkeypatch.setattr(task_registry, "BUILT_IN", task_registry.BUILT_IN / "arc")
     write_task(tmp_path)
     with pytest.raises(ConfigError, match=r"'arc_eazy'.* arc_easy.*include_path=FOLDER"):
         harness.evaluate(random_llama, byte_tokenizer, eval_config(tasks=["arc_eazy"]), run_id="r")
@@ -139,7 +140,7 @@ def test_an_unreachable_data_set_is_named_with_the_command_that_helps(
     def offline(**asked: Any) -> None:
         raise ConnectionError(f"Couldn't reach '{asked['path']}' on the Hub (LocalEntryNotFound)")
 
-    monkeypatch.setattr(registry, "BUILT_IN", registry.BUILT_IN / "piqa")
+    monkeypatch.setattr(task_registry, "BUILT_IN", task_registry.BUILT_IN / "piqa")
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(DataError, match=r"hf download --repo-type dataset baber/piqa.*OFFLINE=1"):
         harness.evaluate(random_llama, byte_tokenizer, eval_config(tasks=["piqa"]), run_id="r")

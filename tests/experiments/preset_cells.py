@@ -9,8 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from qlora_repro.checks import NO_DQ, parse
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.config.validate import NO_DQ, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from test_preset_composition import ARTIFACTS
 
+from analysis.build import presets
 from analysis.figures import FIGURES
-from analysis.printed import PAPER
-from analysis.rebuild import presets
+from analysis.paper_tables import PAPER
 from analysis.tables import TABLES
 
 ANALYSIS = PAPER.parent

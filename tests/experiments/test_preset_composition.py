@@ -3,7 +3,7 @@
 import pytest
 from preset_cells import PRESETS, TWINS, cells, thinned
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 
 ARTIFACTS = {  # as the preset, the table's script and its csv are called
     "fig2_lora_coverage": ["fig2_lora_coverage"],

@@ -5,9 +5,9 @@ from collections import defaultdict
 import pytest
 from preset_cells import axes, cells, one, thinned
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.store.identity import key
+from qlora_repro.store.run_id import key
 
 MODELS = ["llama_7b", "llama_13b", "llama_33b", "llama_65b"]
 OTHERS = ["alpaca", "flan_v2", "self_instruct", "unnatural", "chip2"]

@@ -7,7 +7,7 @@ import pytest
 from browser import CHROMIUM, Tab, chromium
 
 from qlora_repro.judge.annotate import COLUMNS, page
-from qlora_repro.judge.verdict import answer_id
+from qlora_repro.judge.judgments import answer_id
 from qlora_repro.records import Match
 from qlora_repro.store.verdicts import read_verdicts
 

@@ -9,8 +9,7 @@ from omegaconf import OmegaConf
 
 from qlora_repro.data.questions import Question
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.judge.matches import pair
-from qlora_repro.judge.systems import System, find_system, read_answers, read_run
+from qlora_repro.judge.matches import System, find_system, pair, read_answers, read_run
 from qlora_repro.records import Generation
 from qlora_repro.store.runs import Folder
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from release_folder import RELEASE
 
-from qlora_repro.config import JudgeConfig, RunConfig
+from qlora_repro.config.schema import JudgeConfig, RunConfig
 from qlora_repro.errors import ConfigError
+from qlora_repro.judge.client.request import request
 from qlora_repro.judge.protocol import kind_of, messages, nonce, response_format
-from qlora_repro.judge.request import request
 from qlora_repro.records import Match
 
 Configured = Callable[..., RunConfig]

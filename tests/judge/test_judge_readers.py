@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 from scipy.stats import fisher_exact
 
-from qlora_repro.judge.parse import read_score10, read_three_class
-from qlora_repro.judge.structured import read_structured
+from qlora_repro.judge.judgments import Source, answer_id, judgment
+from qlora_repro.judge.parsing import read_score10, read_structured, read_three_class
 from qlora_repro.judge.summary import Money, leaning, summarize
-from qlora_repro.judge.verdict import Source, answer_id, judgment
 from qlora_repro.records import Judgment, Match
 
 MATCH = Match(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from release_folder import RELEASE
 
-from qlora_repro.judge.parse import PARSERS, Reading
+from qlora_repro.judge.parsing import PARSERS, Reading
 
 FAILURES = RELEASE / "parse_failures.jsonl.gz"
 RATINGS = RELEASE / "raw" / "eval" / "ratings-gpt4"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from qlora_repro import pipeline
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.judge.reference import verdict
-from qlora_repro.judge.standing import SWAPPED
+from qlora_repro.judge.other_judges import verdict
+from qlora_repro.judge.win_rates import SWAPPED
 from qlora_repro.records import Generation, Judgment
-from qlora_repro.report import CellResult
+from qlora_repro.reporting.run_table import CellResult
 from qlora_repro.store.runs import Folder
 
 Configured = Callable[..., RunConfig]

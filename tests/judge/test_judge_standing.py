@@ -9,15 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.judge.human import judge_human
-from qlora_repro.judge.parse import Reading
-from qlora_repro.judge.reference import judge_reference, verdict
-from qlora_repro.judge.replay import judge_replay, released_system
-from qlora_repro.judge.show import judged_table, remarks
-from qlora_repro.judge.standing import SWAPPED, Standing, standing
-from qlora_repro.judge.verdict import Source, answer_id, judgment
+from qlora_repro.judge.judgments import Source, answer_id, judgment
+from qlora_repro.judge.other_judges import (
+    judge_human,
+    judge_reference,
+    judge_replay,
+    released_system,
+    verdict,
+)
+from qlora_repro.judge.parsing import Reading
+from qlora_repro.judge.result_table import judged_table, remarks
+from qlora_repro.judge.win_rates import SWAPPED, Standing, standing
 from qlora_repro.records import Judgment, Match
 
 Configured = Callable[..., RunConfig]

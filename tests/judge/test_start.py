@@ -2,7 +2,7 @@
 
 import asyncio
 
-from qlora_repro.judge.online import AT_ONCE, Start
+from qlora_repro.judge.client.online import AT_ONCE, Start
 
 WORKERS = 3 * AT_ONCE + 1
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from qlora_repro.measure import errors
-from qlora_repro.measure.errors import Grid, in_absmax, levels, mean_squared, optimum
-from qlora_repro.measure.weights import Weight, weights
-from qlora_repro.quant.simulate import round_trip
+from qlora_repro.quant.fake_quant import round_trip
 from qlora_repro.records import QuantErrors
+from qlora_repro.weights import errors
+from qlora_repro.weights.errors import Grid, in_absmax, levels, mean_squared, optimum
+from qlora_repro.weights.matrices import Weight, weights
 
 TYPES = ("nf4", "fp4", "fp4_e2m1", "fp4_e3m0", "int4", "af4", "int8")
 GRID = Grid(dtypes=TYPES, blocksizes=(64,), sample=1 << 20)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qlora_repro import pipeline
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.records import Answer, Codebook, Metric, Normality, QuantErrors, SramQuantiles
 from qlora_repro.store.runs import Folder

@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from qlora_repro.measure.normality import LONGEST, PROBABILITIES, examine, normality, rejected
-from qlora_repro.measure.weights import Weight
+from qlora_repro.weights.matrices import Weight
+from qlora_repro.weights.normality import LONGEST, PROBABILITIES, examine, normality, rejected
 
 
 def weight(values: np.ndarray, name: str = "model.layers.3.self_attn.q_proj") -> Weight:

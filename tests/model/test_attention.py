@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from qlora_repro.config import RunConfig
-from qlora_repro.live import Live
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.model import attention
-from qlora_repro.replay import _with_later_settings
+from qlora_repro.session import Live
+from qlora_repro.sweep.replay import _with_later_settings
 
 HEADS, GROUPS, SIZE = 4, 2, 16
 

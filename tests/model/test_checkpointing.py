@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from qlora_repro.model import checkpointing
+from qlora_repro.train import memory
 
 
 class Recorder:
@@ -20,7 +20,7 @@ class Recorder:
 
 def test_the_installed_trainer_takes_the_arguments(tmp_path: Any) -> None:
     made = TrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, **checkpointing.checkpointing_arguments(True)
+        output_dir=str(tmp_path), use_cpu=True, **memory.checkpointing_arguments(True)
     )
     assert made.gradient_checkpointing_kwargs == {"use_reentrant": False} or (
         made.activation_checkpointing_kwargs == {"use_reentrant": False}
@@ -37,8 +37,8 @@ def test_the_installed_trainer_takes_the_arguments(tmp_path: Any) -> None:
 def test_arguments_have_the_name_that_the_version_knows(
     there: tuple[str, ...], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpointing, "TrainingArguments", make_dataclass("Arguments", there))
-    arguments = checkpointing.checkpointing_arguments(False)
+    monkeypatch.setattr(memory, "TrainingArguments", make_dataclass("Arguments", there))
+    arguments = memory.checkpointing_arguments(False)
     assert arguments == {name: False, f"{name}_kwargs": {"use_reentrant": False}}
 
 
@@ -46,6 +46,6 @@ def test_an_older_model_is_asked_by_the_older_name() -> None:
     older: Any = Recorder("gradient_checkpointing_disable")
     newer: Any = Recorder("gradient_checkpointing_disable", "activation_checkpointing_disable")
     for model in (older, newer):
-        checkpointing.disable_checkpointing(model)
+        memory.disable_checkpointing(model)
     assert older.called == ["gradient_checkpointing_disable"]
     assert newer.called == ["activation_checkpointing_disable"]

@@ -9,7 +9,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from qlora_repro.config import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
+from qlora_repro.config.schema import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model import load
 from qlora_repro.model.load import Loaded, load_base, load_trained

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from qlora_repro.config import ModelConfig
+from qlora_repro.config.schema import ModelConfig
 from qlora_repro.model.checkpoint import SOURCES
 from qlora_repro.model.load import KINDS
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qlora_repro.config import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
+from qlora_repro.config.schema import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import tiny_checkpoint

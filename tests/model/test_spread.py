@@ -17,20 +17,20 @@ from accelerate import dispatch_model
 from plain_training import TRAIN
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.data.questions import Question
+from qlora_repro.data.tokenization import Row
 from qlora_repro.errors import ConfigError
-from qlora_repro.eval.harness import evaluate
+from qlora_repro.eval.lm_eval import evaluate
 from qlora_repro.eval.perplexity import Reading, perplexity
-from qlora_repro.generate import generate
-from qlora_repro.lora import placement
+from qlora_repro.lora import adapter
 from qlora_repro.lora.adapter import attach
 from qlora_repro.model import load
-from qlora_repro.model.spread import hand_over_early, spread_map
-from qlora_repro.quant.select import quantizable
-from qlora_repro.train.loop import Job, train
-from qlora_repro.train.stage import collator
+from qlora_repro.model.device import hand_over_early, spread_map
+from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.stages.generate import generate
+from qlora_repro.stages.train import collator
+from qlora_repro.train.trainer import Job, train
 
 CARD = 80 * 2**30
 SIZES = {
@@ -147,7 +147,7 @@ def everything(cfg: RunConfig, rows: list[Row], folder: Path, *, hooked: bool) -
         model = dispatch_model(model, places, force_hooks=True)
         assert len(model.hf_device_map) > 1
         hand_over_early(model)
-    names = list(placement.sites(model, "all", layers=None))
+    names = list(adapter.sites(model, "all", layers=None))
     adapted = attach(model, names, r=4, alpha=16, dropout=0.1, rslora=False, seed=0)
     job = Job(
         rows=rows,

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from qlora_repro.config import DtypeConfig, RunConfig
+from qlora_repro.config.schema import DtypeConfig, RunConfig
 from qlora_repro.errors import RunError
 from qlora_repro.model import load
 from qlora_repro.model.precision import weight_bytes
-from qlora_repro.quant.select import quantizable
+from qlora_repro.quant.linear_layers import quantizable
 
 
 def dtype(name: str, backend: str) -> DtypeConfig:

@@ -11,12 +11,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from qlora_repro.config import RunConfig
-from qlora_repro.live import Live
-from qlora_repro.plan.activations import activations
-from qlora_repro.plan.architecture import architecture
-from qlora_repro.plan.checkpoint import of_model
-from qlora_repro.plan.setting import Setting, setting
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory.activations import activations
+from qlora_repro.memory.checkpoint_architecture import of_model
+from qlora_repro.memory.settings import Setting, architecture, setting
+from qlora_repro.session import Live
 
 ROWS, LENGTH = 2, 96
 SLACK = 0.002  # token numbers and the like

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.lora.adapter import attach, trainable
-from qlora_repro.lora.placement import sites
+from qlora_repro.lora.adapter import attach, sites, trainable
+from qlora_repro.memory.architecture import adapted, llama
+from qlora_repro.memory.checkpoint_architecture import from_checkpoint, of_model
+from qlora_repro.memory.settings import architecture
 from qlora_repro.model.tiny import FAMILIES, tiny_model, tiny_tokenizer
-from qlora_repro.plan.architecture import adapted, architecture, llama
-from qlora_repro.plan.checkpoint import from_checkpoint, of_model
 
 Configured = Callable[..., RunConfig]
 LLAMA = {  # parameters in billions, and LoRA's of r=64 on every linear layer in millions

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qlora_repro.config import RunConfig
-from qlora_repro.live import Live
-from qlora_repro.plan.architecture import Architecture, Linear, architecture
-from qlora_repro.plan.breakdown import (
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory.architecture import Architecture, Linear
+from qlora_repro.memory.breakdown import (
     PAPER_FULL,
     bits,
     inference,
@@ -20,9 +19,10 @@ from qlora_repro.plan.breakdown import (
     training,
     weight_bytes,
 )
-from qlora_repro.plan.setting import Setting, card_bytes, setting
-from qlora_repro.plan.stage import predicted
-from qlora_repro.quant.measure import storage
+from qlora_repro.memory.prediction import predicted
+from qlora_repro.memory.settings import Setting, architecture, card_bytes, setting
+from qlora_repro.quant.storage import storage
+from qlora_repro.session import Live
 
 Configured = Callable[..., RunConfig]
 WEIGHTS = {"llama_7b": 3.87, "llama_13b": 7.20, "llama_33b": 17.41, "llama_65b": 34.46}  # GB

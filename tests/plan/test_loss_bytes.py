@@ -12,11 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from qlora_repro.config import RunConfig
-from qlora_repro.plan import breakdown
-from qlora_repro.plan.architecture import architecture
-from qlora_repro.plan.breakdown import loss_bytes, training
-from qlora_repro.plan.setting import setting
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory import breakdown
+from qlora_repro.memory.breakdown import loss_bytes, training
+from qlora_repro.memory.settings import architecture, setting
 from qlora_repro.train import loss
 from qlora_repro.train.loss import token_loss
 

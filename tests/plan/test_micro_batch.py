@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from qlora_repro.config import RunConfig
-from qlora_repro.plan.architecture import architecture
-from qlora_repro.plan.breakdown import training
-from qlora_repro.plan.micro_batch import (
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory.breakdown import training
+from qlora_repro.memory.micro_batch import (
     MARGIN,
     MicroBatch,
     choose_micro_batch,
     relative_time,
     settle_micro_batch,
 )
-from qlora_repro.plan.setting import card_bytes, setting
-from qlora_repro.plan.show import card_line
-from qlora_repro.plan.stage import chosen_by_card, foretold, predicted, predicted_peak
-from qlora_repro.store.identity import DECIDES, key
+from qlora_repro.memory.prediction import foretold, predicted, predicted_peak
+from qlora_repro.memory.settings import architecture, card_bytes, setting
+from qlora_repro.memory.tables import card_line
+from qlora_repro.stages.plan import chosen_by_card
+from qlora_repro.store.run_id import DECIDES, key
 
 Configured = Callable[..., RunConfig]
 GB = 10**9

@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from qlora_repro.config import RunConfig
-from qlora_repro.live import Live
-from qlora_repro.model.checkpointing import NEW, OLD
-from qlora_repro.plan.architecture import Architecture, architecture
-from qlora_repro.plan.operations import (
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory.architecture import Architecture
+from qlora_repro.memory.operations import (
     count_products,
     scoring_operations,
     scoring_seconds,
@@ -21,7 +19,9 @@ from qlora_repro.plan.operations import (
     training_operations,
     training_seconds,
 )
-from qlora_repro.plan.setting import Setting, setting
+from qlora_repro.memory.settings import Setting, architecture, setting
+from qlora_repro.session import Live
+from qlora_repro.train.memory import NEW, OLD
 
 Configured = Callable[..., RunConfig]
 LENGTH = 128

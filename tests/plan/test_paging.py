@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import RunError
-from qlora_repro.plan.paging import Demand, moved, simulate
-from qlora_repro.plan.setting import card_bytes
-from qlora_repro.plan.show import card_line, paging_lines
-from qlora_repro.plan.stage import predicted
+from qlora_repro.memory.paging import Demand, moved, simulate
+from qlora_repro.memory.prediction import predicted
+from qlora_repro.memory.settings import card_bytes
+from qlora_repro.memory.tables import card_line, paging_lines
 
 Configured = Callable[..., RunConfig]
 GB = 10**9

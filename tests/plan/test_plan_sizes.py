@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from qlora_repro.config import RunConfig
-from qlora_repro.plan.architecture import architecture
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory.settings import architecture
 
 PUBLISHED = {  # of the checkpoints
     "opt_125m": 125_239_296,

@@ -11,12 +11,13 @@ import pytest
 from analysis.figures import FIGURES
 from analysis.publish import publish
 from analysis.tables import fig6_memory
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError, StoreError
-from qlora_repro.plan.setting import setting
-from qlora_repro.plan.show import card_line, spread_lines
-from qlora_repro.plan.stage import foretold, plan, predicted, predicted_peak
+from qlora_repro.memory.prediction import foretold, predicted, predicted_peak
+from qlora_repro.memory.settings import setting
+from qlora_repro.memory.tables import card_line, spread_lines
 from qlora_repro.records import MemoryPlan
+from qlora_repro.stages.plan import plan
 from qlora_repro.store.runs import read_lines
 
 Configured = Callable[..., RunConfig]
@@ -36,7 +37,7 @@ def test_the_command_answers_in_three_seconds_without_torch(tmp_path: Path) -> N
     )
     assert time.monotonic() - began < QUICK
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "qlora_repro.plan.breakdown" in imported
+    assert "qlora_repro.memory.breakdown" in imported
     assert not {"torch", "transformers", "peft", "bitsandbytes"} & imported
     assert "65.286 B parameters, 4.127 bits" in done.stdout
     assert "48 GB card" in done.stdout

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from qlora_repro.config import RunConfig
-from qlora_repro.finished import describe
-from qlora_repro.plan.show import PlannedCell, sweep_table
-from qlora_repro.plan.stage import predicted
-from qlora_repro.plan.todo import todo
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory.prediction import predicted
+from qlora_repro.memory.remaining_work import todo
+from qlora_repro.memory.tables import PlannedCell, sweep_table
+from qlora_repro.reporting.stored_result import describe
 
 Configured = Callable[..., RunConfig]
 ROOT = Path(__file__).resolve().parents[2]

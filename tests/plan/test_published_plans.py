@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from qlora_repro import checks
-from qlora_repro.config import RunConfig
-from qlora_repro.store.identity import LEGACY, key
+from qlora_repro.config import validate
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.store.run_id import LEGACY, key
 
 RESULTS = Path(__file__).resolve().parents[2] / "analysis" / "results"
 PLANS = sorted(RESULTS.glob("*/plan-*.jsonl"))
@@ -25,7 +25,7 @@ def planned_again(configured: Callable[..., RunConfig]) -> Callable[[Path], RunC
             stored[section] = {**values, **stored[section]}
         stored["lora"]["dtype"] = stored["plan"].pop("adapters")
         today = OmegaConf.structured(configured("stages=[plan]"))
-        return checks.parse(OmegaConf.merge(today, stored), written=())
+        return validate.parse(OmegaConf.merge(today, stored), written=())
 
     return compose
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qlora_repro.config import RunConfig
-from qlora_repro.plan.operations import training_seconds
-from qlora_repro.plan.todo import todo
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.memory.operations import training_seconds
+from qlora_repro.memory.remaining_work import todo
 from qlora_repro.store.runs import open_store
 
 Configured = Callable[..., RunConfig]

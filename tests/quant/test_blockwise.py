@@ -7,9 +7,9 @@ from torch import Tensor
 
 from qlora_repro.quant import blockwise
 from qlora_repro.quant.blockwise import dequantize, double_quantize, quantize
-from qlora_repro.quant.codebook import codebook
-from qlora_repro.quant.layers import reads_back
-from qlora_repro.quant.simulate import round_trip
+from qlora_repro.quant.codebooks import codebook
+from qlora_repro.quant.fake_quant import round_trip
+from qlora_repro.quant.linear_layers import reads_back
 
 BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -19,14 +19,14 @@ from transformers import (
 )
 
 from qlora_repro.errors import ConfigError, ModelError
-from qlora_repro.quant.bnb import (
+from qlora_repro.quant.bitsandbytes import (
     dequantized_weight,
     disarm,
     quantization_config,
     quantize_in_place,
 )
-from qlora_repro.quant.select import quantizable
-from qlora_repro.quant.simulate import simulate
+from qlora_repro.quant.fake_quant import simulate
+from qlora_repro.quant.linear_layers import quantizable
 
 IDS = torch.arange(3, 35).view(2, 16)
 F32 = torch.float32

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from qlora_repro.errors import ConfigError
 from qlora_repro.quant.blockwise import dequantize, quantize
-from qlora_repro.quant.codebook import CODEBOOKS, code_bits, codebook
+from qlora_repro.quant.codebooks import CODEBOOKS, code_bits, codebook
 
 # QLoRA, Appendix E
 PUBLISHED_NF4 = [

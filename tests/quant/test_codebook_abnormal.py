@@ -5,7 +5,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from qlora_repro.errors import ConfigError
-from qlora_repro.quant.codebook_abnormal import af4, af4_l1, scaled_cdf
+from qlora_repro.quant.codebooks import af4, af4_l1, scaled_cdf
 
 # Yoshida 2023 (arXiv 2306.06965), released code, for blocks of 64
 PUBLISHED = [

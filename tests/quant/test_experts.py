@@ -11,14 +11,14 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from qlora_repro import live, manifest, pipeline
-from qlora_repro.config import RunConfig
+from qlora_repro import manifest, pipeline, session
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ModelError, RunError
 from qlora_repro.model import load
 from qlora_repro.model.tiny import tiny_tokenizer
-from qlora_repro.quant.measure import storage, unquantized_weights
-from qlora_repro.quant.select import expert_weights, quantizable
-from qlora_repro.quant.simulate import round_trip, simulate_experts
+from qlora_repro.quant.fake_quant import round_trip, simulate_experts
+from qlora_repro.quant.linear_layers import expert_weights, quantizable
+from qlora_repro.quant.storage import storage, unquantized_weights
 
 EXPERTS, HIDDEN, INNER, LAYERS = 4, 128, 256, 2
 SIZES = {
@@ -116,7 +116,7 @@ def test_experts_left_in_16_bits_contradict_the_configuration(
 ) -> None:
     monkeypatch.setattr(load, "simulate_experts", lambda *_, **__: {})
     cfg = cell("Mixtral", "dtype.backend=simulated")
-    loaded = live.Live(cfg, tmp_path).base()
+    loaded = session.Live(cfg, tmp_path).base()
     with pytest.raises(RunError, match=r"only [0-9.]+% of the parameters .*gate_up_proj is not"):
         manifest.base(cfg, loaded)
 

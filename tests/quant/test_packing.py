@@ -4,9 +4,8 @@ import bitsandbytes.functional as bnb
 import pytest
 import torch
 
-from qlora_repro.quant.blockwise import dequantize, quantize
-from qlora_repro.quant.codebook import codebook
-from qlora_repro.quant.packing import dequantize_packed, pack, unpack
+from qlora_repro.quant.blockwise import dequantize, dequantize_packed, pack, quantize, unpack
+from qlora_repro.quant.codebooks import codebook
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (3, 21), (1, 1)])  # the latter two are odd

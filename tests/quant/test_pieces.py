@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qlora_repro.quant.blockwise import quantize
-from qlora_repro.quant.codebook import codebook
+from qlora_repro.quant.codebooks import codebook
 
 
 def test_an_error_in_one_piece_is_raised_and_the_threads_are_given_back() -> None:
@@ -21,7 +21,7 @@ def test_an_error_in_one_piece_is_raised_and_the_threads_are_given_back() -> Non
 MEASURE = """
 import re, resource, sys, torch
 from qlora_repro.quant.blockwise import quantize
-from qlora_repro.quant.codebook import codebook
+from qlora_repro.quant.codebooks import codebook
 
 def resident(field):
     return int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from qlora_repro.errors import ConfigError
-from qlora_repro.quant.codebook import codebook
+from qlora_repro.quant.codebooks import codebook
 from qlora_repro.quant.error import error, lloyd_max, sample
 
 # mean squared error of N(0, 1) weights over their absmax in blocks of 64

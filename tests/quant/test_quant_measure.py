@@ -6,10 +6,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qlora_repro.errors import ModelError
-from qlora_repro.quant.bnb import quantize_in_place
-from qlora_repro.quant.measure import Kept, Storage, storage
-from qlora_repro.quant.select import quantizable
-from qlora_repro.quant.simulate import simulate
+from qlora_repro.quant.bitsandbytes import quantize_in_place
+from qlora_repro.quant.fake_quant import simulate
+from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.quant.storage import Kept, Storage, storage
 
 
 @pytest.fixture

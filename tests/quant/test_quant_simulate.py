@@ -7,8 +7,8 @@ from transformers import LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.quant.blockwise import double_quantize
-from qlora_repro.quant.select import quantizable
-from qlora_repro.quant.simulate import SimulatedState, round_trip, simulate
+from qlora_repro.quant.fake_quant import SimulatedState, round_trip, simulate
+from qlora_repro.quant.linear_layers import quantizable
 
 
 def test_only_named_weights_change_and_each_is_marked(llama: LlamaForCausalLM) -> None:

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from qlora_repro.errors import ConfigError
-from qlora_repro.quant.codebook import codebook
-from qlora_repro.quant.codebook_normal import asymmetric, empirical, empirical_with_zero
+from qlora_repro.quant.codebooks import asymmetric, codebook, empirical, empirical_with_zero
 from qlora_repro.quant.quantiles import quantiles, sram_errors, sram_quantiles
 
 PROBABILITIES = torch.linspace(0, 1, 33, dtype=torch.float64)

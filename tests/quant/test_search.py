@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from qlora_repro.quant.codebook import codebook
-from qlora_repro.quant.search import finder, reader
+from qlora_repro.quant.blockwise import finder, reader
+from qlora_repro.quant.codebooks import codebook
 
 
 @pytest.mark.parametrize("name", ["nf4", "fp4", "int8", "nf8", "fp8_e4m3", "dynamic8"])

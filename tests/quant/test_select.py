@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from qlora_repro.errors import ModelError
-from qlora_repro.quant.bnb import quantize_in_place
-from qlora_repro.quant.select import quantizable
+from qlora_repro.quant.bitsandbytes import quantize_in_place
+from qlora_repro.quant.linear_layers import quantizable
 
 
 def left_out(model: PreTrainedModel) -> set[str]:

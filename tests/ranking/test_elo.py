@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.ranking import elo
-from analysis.ranking.elo import EloSetting, monte_carlo, over_orderings, setting
-from analysis.ranking.orderings import seated, steps
+from analysis.ranking.elo import EloSetting, monte_carlo, over_orderings, seated, setting, steps
 from analysis.ranking.tally import resampled, tally
 from qlora_repro.errors import ConfigError
 from qlora_repro.store.verdicts import released

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.ranking.orderings import seated, steps
+from analysis.ranking.elo import seated, steps
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 Played = list[tuple[int, int, int]]  # (system, system, twice the points of the first)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qlora_repro.store import claim
-from qlora_repro.store.claim import claimed, holder
+from qlora_repro.store import lock
+from qlora_repro.store.lock import claimed, holder
 
 
 def of_another_host(path: Path, *, lease: float) -> None:
@@ -54,7 +54,7 @@ def test_who_waits_gets_the_claim_when_it_is_free(tmp_path: Path) -> None:
 def test_a_silent_claim_of_another_machine_is_taken_over_after_a_lease_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claim, "LEASE", 1.0)
+    monkeypatch.setattr(lock, "LEASE", 1.0)
     path = tmp_path / "run"
     of_another_host(path, lease=1.0)
     assert holder(path) is not None
@@ -69,7 +69,7 @@ def test_a_silent_claim_of_another_machine_is_taken_over_after_a_lease_and_not_b
 def test_a_clock_that_is_a_day_off_neither_frees_a_claim_nor_keeps_it(
     shift: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claim, "LEASE", 1.0)
+    monkeypatch.setattr(lock, "LEASE", 1.0)
     path = tmp_path / "run"
     of_another_host(path, lease=1.0)
     os.utime(path, (time.time() + shift,) * 2)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from qlora_repro import checks
-from qlora_repro.replay import _with_later_settings
-from qlora_repro.store.identity import LEGACY, key, section
+from qlora_repro.config import validate
+from qlora_repro.store.run_id import LEGACY, key, section
+from qlora_repro.sweep.replay import _with_later_settings
 
 RESULTS = Path(__file__).resolve().parents[2] / "analysis" / "results"
 ORIGINS = sorted(RESULTS.glob("*/origin-*.json"))
@@ -29,7 +29,7 @@ def test_every_published_training_is_found_again() -> None:
         if path.stem != "origin-train":
             continue
         config = in_place(_with_later_settings(json.loads(path.read_text())["config"]))
-        cfg = checks.parse(OmegaConf.create(config), written=())
+        cfg = validate.parse(OmegaConf.create(config), written=())
         found.add(key(cfg, "train"))
         folders.add(path.parent.name[-12:])
     assert found == folders

@@ -8,7 +8,8 @@ import pytest
 
 from qlora_repro.errors import StoreError
 from qlora_repro.records import Metric
-from qlora_repro.store.runs import FORMAT, open_store, write_whole
+from qlora_repro.store.integrity import write_whole
+from qlora_repro.store.runs import FORMAT, open_store
 
 METRIC = Metric(run_id="r", task="mmlu", name="acc", value=0.25, stderr=None, n=4)
 
@@ -35,7 +36,7 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
     """A file-size limit stands in for a full disk: the write fails in the middle."""
     code = (
         "import resource, signal, sys, pathlib\n"
-        "from qlora_repro.store.runs import write_whole\n"
+        "from qlora_repro.store.integrity import write_whole\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "write_whole(pathlib.Path(sys.argv[1]), 'x' * 100_000)\n"

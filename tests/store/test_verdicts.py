@@ -6,8 +6,14 @@ import pandas as pd
 import pytest
 
 from qlora_repro.errors import DataError
-from qlora_repro.store.verdict_checks import COLUMNS, by_scores
-from qlora_repro.store.verdicts import RELEASED, read_verdicts, released, write_verdicts
+from qlora_repro.store.verdicts import (
+    COLUMNS,
+    RELEASED,
+    by_scores,
+    read_verdicts,
+    released,
+    write_verdicts,
+)
 
 HEADER = "judge,question,first,second,verdict"
 LINE = "me,q1,a,b,first"

@@ -7,8 +7,8 @@ import pytest
 
 from qlora_repro.errors import StoreError
 from qlora_repro.records import Metric
+from qlora_repro.store.integrity import MARK, mark, torn, whole, write_vouched
 from qlora_repro.store.runs import Folder, open_store, read_lines
-from qlora_repro.store.whole import MARK, mark, torn, whole, write_vouched
 
 METRICS = [
     Metric(run_id="r", task=f"t{n}", name="acc", value=n / 4, stderr=None, n=4) for n in range(3)
@@ -76,7 +76,7 @@ def test_a_byte_that_changed_in_place_is_found(folder: Folder) -> None:
 def test_a_crash_between_ledger_and_file_leaves_the_file_missing(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qlora_repro.store import whole as module
+    from qlora_repro.store import integrity as module
 
     write = module.write_whole
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from qlora_repro import pipeline, training
-from qlora_repro.config import RunConfig
+from qlora_repro import pipeline
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.stages import train
 
 Configured = Callable[..., RunConfig]
 SMALL = (
@@ -31,7 +32,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """Let training see so many bytes: it stands in for torch.cuda.mem_get_info."""
 
     def show(memory: int | None) -> None:
-        monkeypatch.setattr(training, "free_bytes", lambda device, *, reserve: memory)
+        monkeypatch.setattr(train, "free_bytes", lambda device, *, reserve: memory)
 
     return show
 
@@ -66,6 +67,6 @@ def test_a_step_is_the_same_whatever_was_chosen(
 def test_memory_is_not_asked_for_where_the_run_states_it_all(
     configured: Configured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delattr(training, "free_bytes")
+    monkeypatch.delattr(train, "free_bytes")
     record = trained(configured(*SMALL, f"results_dir={tmp_path}"))
     assert record["micro_batch_size"] == 8

@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from plain_training import TRAIN
 from transformers import LlamaForCausalLM, TrainerControl, TrainerState
 
-from qlora_repro.data.collate import causal
-from qlora_repro.data.encode import Row
+from qlora_repro.data.collators import causal
+from qlora_repro.data.tokenization import Row
 from qlora_repro.train.dropout import DropoutDraw, RowDropout
-from qlora_repro.train.loop import Job, train
+from qlora_repro.train.trainer import Job, train
 
 
 def masks(*, processes: int, per_step: int, steps: range, seed: int = 0) -> dict[int, bytes]:

@@ -7,17 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from qlora_repro.config import RunConfig
-from qlora_repro.data.collate import IGNORE, causal
-from qlora_repro.data.encode import Row
-from qlora_repro.data.order import order
-from qlora_repro.data.sources import examples
-from qlora_repro.live import Live
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.collators import IGNORE, causal, order
+from qlora_repro.data.datasets import examples
+from qlora_repro.data.tokenization import Row
 from qlora_repro.model.tiny import tiny_checkpoint
 from qlora_repro.records import Example
-from qlora_repro.train.loop import Job, TrainResult, train
+from qlora_repro.session import Live
+from qlora_repro.stages.train import collator, encoded
 from qlora_repro.train.loss import token_loss
-from qlora_repro.train.stage import collator, encoded
+from qlora_repro.train.trainer import Job, TrainResult, train
 
 Configured = Callable[..., RunConfig]
 DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "dropout_rate", "hidden_dropout")

@@ -10,14 +10,14 @@ from plain_training import TRAIN
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, TrainerCallback, TrainingArguments
 
-from qlora_repro.config import TrainConfig
-from qlora_repro.data.collate import causal
-from qlora_repro.data.encode import Row
+from qlora_repro.config.schema import TrainConfig
+from qlora_repro.data.collators import causal
+from qlora_repro.data.tokenization import Row
 from qlora_repro.errors import RunError
 from qlora_repro.lora.adapter import hold_adapters
-from qlora_repro.train import loop
+from qlora_repro.train import trainer
 from qlora_repro.train.checkpoint import newest_whole_checkpoint
-from qlora_repro.train.loop import Job, Numerics, TrainResult, runnable_optim, train
+from qlora_repro.train.trainer import Job, Numerics, TrainResult, runnable_optim, train
 
 
 def adapted(model: LlamaForCausalLM, dropout: float = 0.1) -> PeftModel:
@@ -136,7 +136,7 @@ def test_adam_gets_the_betas_and_the_clipping_of_the_paper(
     cfg = replace(TRAIN, max_steps=1, save_steps=0, micro_batch_size=4)
     model, twin = adapted(fresh(llama), 0.0), adapted(fresh(llama), 0.0)
     result = run(model, rows, tmp_path, cfg)
-    from qlora_repro.data.order import order
+    from qlora_repro.data.collators import order
     from qlora_repro.train.loss import token_loss
 
     seen = order([len(r) for r in rows], batch_size=4, steps=1, seed=0, group_by_length=True)
@@ -217,7 +217,7 @@ def test_a_model_is_scored_without_the_mixed_precision_that_it_was_trained_in(
     llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU stands in for a GPU here: accelerate wraps the model's forward on either alike."""
-    monkeypatch.setattr(loop, "_numerics", lambda *_, **__: MIXED)
+    monkeypatch.setattr(trainer, "_numerics", lambda *_, **__: MIXED)
     model, ids = adapted(fresh(llama)), torch.arange(5, 29).reshape(2, 12)
     inside: list[torch.dtype] = []
     layer = model.base_model.model.model.layers[0].self_attn.k_proj

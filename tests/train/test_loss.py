@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qlora_repro.data.collate import causal, packed
-from qlora_repro.data.encode import Row
+from qlora_repro.data.collators import causal, packed
+from qlora_repro.data.tokenization import Row
 from qlora_repro.train import loss as losses
 from qlora_repro.train.loss import IGNORE, ChunkedCrossEntropy, sequence_loss, token_loss
 

@@ -24,8 +24,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from qlora_repro.console import say
+from qlora_repro.store.integrity import write_whole
 from qlora_repro.store.provenance import provenance
-from qlora_repro.store.whole import write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 TESTS = 1  # the part that pytest runs

@@ -16,14 +16,14 @@ from transformers import Trainer, TrainingArguments
 from experiments.bench_training import configuration
 from experiments.benchmarks.gpu_report.random_llama import build_random_llama
 from experiments.step_clock import StepClock
-from qlora_repro.config import RunConfig
-from qlora_repro.data.encode import Row
-from qlora_repro.lora import adapter, placement
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.tokenization import Row
+from qlora_repro.lora import adapter
 from qlora_repro.lora.fused import fuse
-from qlora_repro.model.checkpointing import checkpointing_arguments, disable_checkpointing
-from qlora_repro.plan.stage import predicted_peak
-from qlora_repro.train.loop import Job, TrainResult, train
-from qlora_repro.train.stage import collator
+from qlora_repro.memory.prediction import predicted_peak
+from qlora_repro.stages.train import collator
+from qlora_repro.train.memory import checkpointing_arguments, disable_checkpointing
+from qlora_repro.train.trainer import Job, TrainResult, train
 
 IGNORE = -100
 TINY = (  # sizes of a dry run, with the names of the real ones
@@ -82,7 +82,7 @@ def make_base(bench: Bench, cfg: RunConfig) -> Base:
     model = build_random_llama(cfg, bench.device)
     if bench.cuda:
         torch.cuda.synchronize()
-    names = list(placement.sites(model, cfg.lora.target, layers=None))
+    names = list(adapter.sites(model, cfg.lora.target, layers=None))
     return Base(cfg=cfg, model=model, seconds=time.monotonic() - began, names=names)
 
 

@@ -34,13 +34,12 @@ from experiments.benchmarks.gpu_report.arms import (
     train_plain_arm,
 )
 from qlora_repro import pipeline
-from qlora_repro.config import BNB_BLOCKSIZES, RunConfig
-from qlora_repro.plan.architecture import architecture
-from qlora_repro.plan.breakdown import optimizer_bytes
-from qlora_repro.plan.setting import setting
-from qlora_repro.train.loop import Job, train
+from qlora_repro.config.schema import BNB_BLOCKSIZES, RunConfig
+from qlora_repro.memory.breakdown import optimizer_bytes
+from qlora_repro.memory.settings import architecture, setting
+from qlora_repro.stages.train import collator
 from qlora_repro.train.paging import move_pages, paged_bytes
-from qlora_repro.train.stage import collator
+from qlora_repro.train.trainer import Job, train
 
 SHARE_OF_FREE = 0.8  # the most managed memory that a part asks for, of what the card has free
 REPEATS = 3

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qlora_repro.config import RunConfig
-from qlora_repro.quant.bnb import disarm, quantize_in_place
-from qlora_repro.quant.select import quantizable
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.quant.bitsandbytes import disarm, quantize_in_place
+from qlora_repro.quant.linear_layers import quantizable
 
 SPREAD = 0.02  # standard deviation of the weights, as LLaMA is initialized
 POSITIONS = 2048

@@ -4,9 +4,8 @@ from functools import cache
 
 import pandas as pd
 
-from analysis.audit.material import Material, materials
-from qlora_repro.store.verdict_checks import complete
-from qlora_repro.store.verdicts import released
+from analysis.judge_audit.counted_verdicts import Material, materials
+from qlora_repro.store.verdicts import complete, released
 
 
 @cache

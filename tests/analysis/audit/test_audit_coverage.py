@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.audit.simulate import Truth, as_frame, simulate
+from analysis.judge_audit.simulate import Truth, as_frame, simulate
 from experiments.audit_coverage import ADVANTAGES, by_verdict, coverages, rankings
-from qlora_repro.store.verdict_checks import COLUMNS
+from qlora_repro.store.verdicts import COLUMNS
 
 TRUTH = Truth(
     skills=(1120.0, 1010.0, 960.0, 910.0),

@@ -8,8 +8,8 @@ import pytest
 from audited import made
 
 from analysis.__main__ import main
-from analysis.audit.report import SECTIONS, examine
-from analysis.audit.simulate import Truth, as_frame, simulate
+from analysis.judge_audit.report import SECTIONS, examine
+from analysis.judge_audit.simulate import Truth, as_frame, simulate
 
 BARE = [  # one order, no scores, lengths, categories or ids
     {"judge": "me", "question": f"q{at}", "first": "a", "second": "b", "verdict": verdict}

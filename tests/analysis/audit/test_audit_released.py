@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from audited import audited
 
-from analysis.audit import answers, closeness, groups, humans, order, parsing, position, scale
-from analysis.audit.self_preference import self_preference
+from analysis.judge_audit import answers, groups, humans, parsing, position
+from analysis.judge_audit.humans import self_preference
 from experiments.bench_audit import order_in_elo
 
 SHARES = {  # first, second, tie; same after swapping, always first, always second
@@ -60,7 +60,7 @@ def test_gpt4_gains_by_its_place_and_people_do_not() -> None:
 
 
 def test_bias_is_greatest_between_close_systems() -> None:
-    found = closeness.closeness(audited("oa", "three_class", "gpt-4")).facts
+    found = groups.closeness(audited("oa", "three_class", "gpt-4")).facts
     assert found["spearman"]["n"] == 21
     assert found["spearman"]["high"] < 0
     expected = [pair["expected"] for pair in found["pairs"].values()]
@@ -69,7 +69,7 @@ def test_bias_is_greatest_between_close_systems() -> None:
 
 
 def test_one_order_alone_moves_ranks_that_both_together_agree_on() -> None:
-    facts = order.merge_rules(audited("oa", "three_class", "gpt-4")).facts
+    facts = position.merge_rules(audited("oa", "three_class", "gpt-4")).facts
     assert facts["first order"]["moved"]
     assert facts["second order"]["moved"]
     assert facts["disagreement is a tie"]["moved"] == []
@@ -77,7 +77,7 @@ def test_one_order_alone_moves_ranks_that_both_together_agree_on() -> None:
 
 
 def test_points_by_position_are_the_known_ones() -> None:
-    facts = scale.score_scale(audited("vicuna", "score10", "gpt-4")).facts
+    facts = position.score_scale(audited("vicuna", "score10", "gpt-4")).facts
     systems, reference = facts["all but chatgpt-3.5"], facts["chatgpt-3.5 (reference)"]
     assert systems["gain"]["n"] == 2823
     assert systems["gain"]["value"] == pytest.approx(1.61, abs=0.005)

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from claims_store import add_run
 
-from analysis.claims.runs import load
 from analysis.figures import FIGURES
-from analysis.printed import printed
+from analysis.findings.runs import load
+from analysis.paper_tables import printed
 from analysis.tables import (
     fig2_lora_coverage,
     fig4_lora_rank,

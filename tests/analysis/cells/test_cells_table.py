@@ -10,7 +10,7 @@ import pytest
 from claims_store import DIGEST, add_run
 from scipy import stats
 
-from analysis.printed import printed
+from analysis.paper_tables import printed
 from analysis.tables import table4_mmlu_by_dtype, table5_mmlu_by_dataset, table10_train_on_source
 from analysis.tables.table4_mmlu_by_dtype import build
 

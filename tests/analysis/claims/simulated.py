@@ -6,18 +6,21 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.claims.measured import About, Measured, equivalence, superiority
-from analysis.claims.ranks import agreement, spearman
-from analysis.claims.samples import (
+from analysis.findings.decide import Evidence
+from analysis.findings.margins import fixed
+from qlora_repro.stats.estimates import (
+    About,
+    Measured,
     crossed,
+    equivalence,
     paired_superiority,
     plain,
     pooled_noise,
     stacked,
+    superiority,
 )
-from analysis.claims.settings import fixed
-from analysis.claims.spreads import balanced, more_spread
-from analysis.claims.verdicts import Evidence
+from qlora_repro.stats.rank_correlation import agreement, spearman
+from qlora_repro.stats.variance import balanced, more_spread
 
 Array = NDArray[np.float64]
 HELD = replace(fixed(), resamples=1999)  # the least p is far below 0.05 / 7

@@ -9,18 +9,21 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-from analysis.claims.measured import About, equivalence, shift, superiority
-from analysis.claims.ranks import agreement, all_orders, spearman
-from analysis.claims.samples import (
+from analysis.findings.decide import holm
+from qlora_repro.stats.estimates import (
+    About,
     Noise,
     crossed,
+    equivalence,
     paired_superiority,
     plain,
     pooled_noise,
+    shift,
+    superiority,
     two_groups,
 )
-from analysis.claims.spreads import additive, balanced, more_spread
-from analysis.claims.verdicts import holm
+from qlora_repro.stats.rank_correlation import agreement, all_orders, spearman
+from qlora_repro.stats.variance import additive, balanced, more_spread
 
 ABOUT = About(part="", unit="", n=8, of="")
 RNG = np.random.default_rng(0)

@@ -12,10 +12,10 @@ import statsmodels.formula.api as smf
 from scipy.stats import spearmanr
 from statsmodels.stats.anova import anova_lm
 
-from analysis.claims import ours
-from analysis.claims.measured import Measured, Missing
-from analysis.claims.settings import Fixed, fixed
-from analysis.claims.verdicts import Evidence, decide
+from analysis.findings import ours
+from analysis.findings.decide import Evidence, decide
+from analysis.findings.margins import Fixed, fixed
+from qlora_repro.stats.estimates import Measured, Missing
 
 BF16 = {"dtype.name": "bf16", "dq": False}
 EXACT, LOSS = "procedural_exact/exact_match", "perplexity/nats_per_token"

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from analysis.__main__ import main
-from analysis.claims import paper, printed, printed_spreads, show
-from analysis.claims.command import claims
-from analysis.claims.measured import Measured, Missing
-from analysis.claims.settings import Fixed, fixed
-from analysis.claims.spreads import additive
-from analysis.claims.verdicts import Verdict, decide
+from analysis.findings import paper, printed, printed_spreads, report
+from analysis.findings.decide import Verdict, decide
+from analysis.findings.margins import Fixed, fixed
+from analysis.findings.report import claims
+from qlora_repro.stats.estimates import Measured, Missing
+from qlora_repro.stats.variance import additive
 from qlora_repro.store.verdicts import released
 
 
@@ -96,7 +96,7 @@ def test_the_command_writes_both_sources_apart_from_each_other(
 
 
 def test_what_is_missing_is_named(held: Fixed, verdicts: list[Verdict]) -> None:
-    frame = show.details("paper", verdicts, held).frame
+    frame = report.details("paper", verdicts, held).frame
     lacking = frame[frame["alone"] == "not run"]
     assert lacking["test"].str.startswith("needs ").all()
     assert sum(isinstance(p, Missing) for v in verdicts for p in v.evidence.parts) == len(lacking)

@@ -7,7 +7,7 @@ import pytest
 import simulated
 from scipy import stats
 
-from analysis.claims.verdicts import Evidence, decide
+from analysis.findings.decide import Evidence, decide
 
 SETS = 1000
 ALPHA, POWER = simulated.HELD.alpha, simulated.HELD.power

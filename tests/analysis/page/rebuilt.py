@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 from claims_store import add_run
 
-from analysis.audit.report import examined
-from analysis.claims.command import decided
+from analysis.build import Audited, Rebuilt
 from analysis.figures import fig2_lora_coverage
-from analysis.rebuild import Audited, Rebuilt
+from analysis.findings.report import decided
+from analysis.judge_audit.report import examined
 from analysis.table import Table
 from analysis.tables import table4_mmlu_by_dtype
 

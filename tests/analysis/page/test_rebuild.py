@@ -9,11 +9,11 @@ import pytest
 import rebuilt
 from claims_store import add_run
 
-from analysis import rebuild
+from analysis import build
 from analysis.__main__ import main
-from analysis.audit import report
-from analysis.page.content import artifacts, content, kind
-from analysis.page.render import page
+from analysis.judge_audit import report
+from analysis.report.content import artifacts, content, kind
+from analysis.report.render import page
 from analysis.tables import TABLES
 
 KEPT = ("table4_mmlu_by_dtype", "table8_crows_bias", "table13_order")
@@ -22,10 +22,10 @@ KEPT = ("table4_mmlu_by_dtype", "table8_crows_bias", "table13_order")
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rebuild a few tables, two figures and no audit: the others are seconds each."""
-    monkeypatch.setattr(rebuild, "TABLES", {name: TABLES[name] for name in KEPT})
+    monkeypatch.setattr(build, "TABLES", {name: TABLES[name] for name in KEPT})
     drawn = ("fig2_lora_coverage", "normality")
-    monkeypatch.setattr(rebuild, "FIGURES", {name: rebuild.FIGURES[name] for name in drawn})
-    monkeypatch.setattr(rebuild, "examined", lambda *_: iter(()))
+    monkeypatch.setattr(build, "FIGURES", {name: build.FIGURES[name] for name in drawn})
+    monkeypatch.setattr(build, "examined", lambda *_: iter(()))
 
 
 @pytest.mark.usefixtures("few")
@@ -52,7 +52,7 @@ def test_what_has_results_is_written_and_the_rest_is_named_with_its_command(
 def test_a_clone_without_runs_still_has_what_needs_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = rebuild.rebuild(tmp_path / "none")
+    made = build.rebuild(tmp_path / "none")
     assert list(made.tables) == ["table13_order"]
     assert made.left_out["table4_mmlu_by_dtype"].startswith("there are no runs in ")
     facts = content(made, tmp_path / "report.html")

@@ -7,8 +7,8 @@ import pytest
 import rebuilt
 from browser import CHROMIUM, Tab, chromium
 
-from analysis.audit import report
-from analysis.page.render import write_page
+from analysis.judge_audit import report
+from analysis.report.render import write_page
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on PATH; apt-get install chromium"

@@ -13,7 +13,7 @@ from analysis.ranking.bradley_terry import (
     order_shows,
     rank_systems,
 )
-from analysis.resampling import Array, prompt_weights
+from qlora_repro.stats.bootstrap import Array, prompt_weights
 
 NAMES = ("one", "two", "three", "four")
 

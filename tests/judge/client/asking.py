@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from qlora_repro.config import JudgeConfig, RunConfig
+from qlora_repro.config.schema import JudgeConfig, RunConfig
 from qlora_repro.records import Match
 
 KEY = "sk-test-4f9d2c7b1a6e"  # of no account

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qlora_repro.config import JudgeConfig
-from qlora_repro.judge.openai_judge import judge_openai
+from qlora_repro.config.schema import JudgeConfig
+from qlora_repro.judge.openai import judge_openai
 from qlora_repro.records import Match
 
 ROOT = Path(__file__).resolve().parents[3]

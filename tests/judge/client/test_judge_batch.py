@@ -8,10 +8,10 @@ from asking import match, settings
 from batch_api import BatchApi
 from loopback import Reply, completion, failure, serving
 
-from qlora_repro.config import JudgeConfig, RunConfig
+from qlora_repro.config.schema import JudgeConfig, RunConfig
 from qlora_repro.errors import RunError
-from qlora_repro.judge import batch as batch_module
-from qlora_repro.judge.openai_judge import judge_openai
+from qlora_repro.judge.client import batch as batch_module
+from qlora_repro.judge.openai import judge_openai
 
 Configured = Callable[..., RunConfig]
 MATCHES = [match(number) for number in range(6)]

@@ -13,9 +13,9 @@ import pytest
 from asking import KEY, match, settings
 from loopback import Asked, Reply, completion, failure, serving
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import RunError
-from qlora_repro.judge.openai_judge import judge_openai
+from qlora_repro.judge.openai import judge_openai
 
 Configured = Callable[..., RunConfig]
 HANG = Reply(content=b"{}", delay=60)

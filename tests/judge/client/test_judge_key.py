@@ -11,10 +11,10 @@ from asking import KEY, match, settings
 from judging import start
 from loopback import completion, failure, serving
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.judge.openai_judge import judge_openai
-from qlora_repro.judge.server import Server
+from qlora_repro.judge.client.server import Server
+from qlora_repro.judge.openai import judge_openai
 
 Configured = Callable[..., RunConfig]
 

@@ -13,10 +13,10 @@ from asking import match, settings
 from judging import start
 from loopback import Asked, Reply, completion, serving
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import StoreError
-from qlora_repro.judge.openai_judge import judge_openai
-from qlora_repro.judge.replies import FILE
+from qlora_repro.judge.client.replies import FILE
+from qlora_repro.judge.openai import judge_openai
 
 Configured = Callable[..., RunConfig]
 SLOW = replace(completion(), delay=0.02)

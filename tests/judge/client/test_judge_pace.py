@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Asked, Reply, completion, serving
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.judge.openai_judge import judge_openai
-from qlora_repro.judge.pace import Pace
-from qlora_repro.judge.price import estimated, token_counter
-from qlora_repro.judge.request import check, request
+from qlora_repro.judge.client.prices import estimated, token_counter
+from qlora_repro.judge.client.request import check, request
+from qlora_repro.judge.client.server import Pace
+from qlora_repro.judge.openai import judge_openai
 
 Configured = Callable[..., RunConfig]
 

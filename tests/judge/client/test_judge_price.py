@@ -11,10 +11,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from qlora_repro.config import RunConfig
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError, RunError
-from qlora_repro.judge.openai_judge import judge_openai
-from qlora_repro.judge.price import (
+from qlora_repro.judge.client.prices import (
     PER_MESSAGE,
     at_most,
     estimated,
@@ -22,7 +21,8 @@ from qlora_repro.judge.price import (
     price_of,
     token_counter,
 )
-from qlora_repro.judge.request import request
+from qlora_repro.judge.client.request import request
+from qlora_repro.judge.openai import judge_openai
 
 Configured = Callable[..., RunConfig]
 USED = {"prompt_tokens": 700, "completion_tokens": 100, "total_tokens": 800}

@@ -14,9 +14,9 @@ from urllib.request import urlopen
 import pytest
 from asking import KEY, match, settings
 
-from qlora_repro.config import RunConfig
-from qlora_repro.judge.openai_judge import judge_openai
-from qlora_repro.judge.replies import FILE
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.judge.client.replies import FILE
+from qlora_repro.judge.openai import judge_openai
 from qlora_repro.model.embedded import embedded_checkpoint
 
 PATIENCE = 120  # s: importing torch on a machine that is busy

@@ -9,10 +9,9 @@ import pytest
 from asking import KEY, match, settings
 from loopback import Asked, Reply, completion, serving
 
-from qlora_repro.config import RunConfig
-from qlora_repro.judge.openai_judge import judge_openai
-from qlora_repro.judge.server import Server
-from qlora_repro.judge.transport import ChatClient
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.judge.client.server import ChatClient, Server
+from qlora_repro.judge.openai import judge_openai
 
 Configured = Callable[..., RunConfig]
 

@@ -1,1 +1,0 @@
-"""The audit of a judge: how far the order in which answers are shown, and other biases, reach."""

@@ -1,1 +1,0 @@
-"""Tables whose cells are scores of runs: which run is of which cell, and what its score says."""

@@ -1,1 +1,0 @@
-"""The paper's seven findings as hypotheses, tested on its own numbers and on the store's runs."""

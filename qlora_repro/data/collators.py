@@ -1,0 +1,148 @@
+"""The order in which rows are seen, fixed before training starts.
+
+It is a list and not a sampler so that it depends on the seed alone: a run that was killed takes it
+up at the same row, whatever random numbers were drawn in between.
+
+Rows to tensors: pads, masks, and asks the model for no logits that the loss will not read.
+
+B = sequences in the micro-batch, T = their longest, K = kept positions, S = tokens of all of them.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from qlora_repro.data.tokenization import Row
+
+CHUNKS = 50  # as in the group_by_length of transformers: batches sorted within 50 batches
+
+
+def order(
+    lengths: Sequence[int], *, batch_size: int, steps: int, seed: int, group_by_length: bool
+) -> list[int]:
+    """Return the row numbers of all `steps` batches, end to end: steps * batch_size of them.
+
+    Each epoch visits every row once, in a new order. With `group_by_length` rows of like length
+    share a batch (Appendix B.2): the batches themselves come in random order, so the loss curve
+    oscillates, and no batch spends itself on padding.
+    """
+    wanted = steps * batch_size
+    rng = random.Random(seed)
+    seen: list[int] = []
+    while len(seen) < wanted:
+        epoch = rng.sample(range(len(lengths)), len(lengths))
+        seen += _grouped(epoch, lengths, batch_size, rng) if group_by_length else epoch
+    return seen[:wanted]
+
+
+def _grouped(
+    epoch: Sequence[int], lengths: Sequence[int], batch_size: int, rng: random.Random
+) -> list[int]:
+    chunk = CHUNKS * batch_size
+    batches: list[list[int]] = []
+    for start in range(0, len(epoch), chunk):
+        ranked = sorted(epoch[start : start + chunk], key=lambda i: lengths[i], reverse=True)
+        batches += [ranked[i : i + batch_size] for i in range(0, len(ranked), batch_size)]
+    ragged = batches.pop() if len(batches[-1]) < batch_size else []
+    rng.shuffle(batches)
+    return [i for batch in [*batches, ragged] for i in batch]
+
+
+Batch = dict[str, Tensor]
+Collate = Callable[[Sequence[Row]], Batch]
+IGNORE = -100
+ROW_BEGINS = -101  # label of a packed row's first token, where the means of rows are wanted
+
+
+def _pad(sequences: Sequence[Sequence[float]], value: int) -> Tensor:
+    """Right-pad to a tensor (B, T)."""
+    longest = max(map(len, sequences))
+    return torch.tensor([[*s, *[value] * (longest - len(s))] for s in sequences])  # (B, T)
+
+
+def _mask(sequences: Sequence[Sequence[float]]) -> Tensor:
+    """1 for a token, 0 for padding: told by length, as padding may be the end-of-sequence token."""
+    return _pad([[1] * len(s) for s in sequences], 0)  # (B, T)
+
+
+def _ask(labels: Tensor, *, trims_logits: bool) -> Batch:
+    """Return the labels (B, K+1), and as `logits_to_keep` (K,) the positions they need.
+
+    Position p predicts token p + 1, so the labels get a first column of IGNORE: label k + 1 then
+    belongs to logit k, the usual form. Without trimming K = T.
+    """
+    blank = torch.full((labels.shape[0], 1), IGNORE)  # (B, 1)
+    following = torch.cat([labels[:, 1:], blank], dim=1)  # (B, T)
+    if not trims_logits:
+        return {"labels": torch.cat([blank, following], dim=1)}  # (B, T+1)
+    keep = (following != IGNORE).any(dim=0).nonzero().squeeze(1)  # (K,)
+    return {"labels": torch.cat([blank, following[:, keep]], dim=1), "logits_to_keep": keep}
+
+
+def causal(pad_id: int, *, trims_logits: bool) -> Collate:
+    """Return a collator for a causal model; `trims_logits`: its forward takes `logits_to_keep`.
+
+    With the loss on the target only, most positions need no logits over the vocabulary: on short
+    answers the output layer is a fifth of a small model's work.
+    """
+
+    def collate(rows: Sequence[Row]) -> Batch:
+        ids = [row.ids for row in rows]
+        labels = _pad([row.labels for row in rows], IGNORE)  # (B, T)
+        batch = {"input_ids": _pad(ids, pad_id)}
+        if len(set(map(len, ids))) > 1:  # else no mask: a GPU is asked whether it is all ones
+            batch["attention_mask"] = _mask(ids)
+        return batch | _ask(labels, trims_logits=trims_logits)
+
+    return collate
+
+
+def packed(*, trims_logits: bool, marks_rows: bool = False) -> Collate:
+    """Return a collator that lays the micro-batch end to end, without padding.
+
+    Positions start again at 0 with each row; the model's attention mask is made from them, so rows
+    do not see each other. The loss is that of the padded batch. `marks_rows` gives each row's first
+    token the label ROW_BEGINS, by which the loss tells rows apart.
+    """
+    first = ROW_BEGINS if marks_rows else IGNORE
+
+    def collate(rows: Sequence[Row]) -> Batch:
+        ids = torch.tensor([[i for row in rows for i in row.ids]])  # (1, S)
+        positions = torch.tensor([[p for row in rows for p in range(len(row))]])  # (1, S)
+        # The first token of a row is not to be predicted from the row before.
+        labels = torch.tensor([[i for row in rows for i in (first, *row.labels[1:])]])  # (1, S)
+        batch = {"input_ids": ids, "position_ids": positions}
+        return batch | _ask(labels, trims_logits=trims_logits)
+
+    return collate
+
+
+def seq2seq(pad_id: int, *, start_id: int) -> Collate:
+    """Return a collator for an encoder-decoder; the decoder reads its labels one step late."""
+
+    def collate(rows: Sequence[Row]) -> Batch:
+        ids = [row.ids for row in rows]
+        return {
+            "input_ids": _pad(ids, pad_id),
+            "attention_mask": _mask(ids),
+            "decoder_input_ids": _pad([[start_id, *row.labels[:-1]] for row in rows], pad_id),
+            "labels": _pad([row.labels for row in rows], IGNORE),
+        }
+
+    return collate
+
+
+def classification(pad_id: int) -> Collate:
+    """Return a collator for a sequence classifier: one label a row."""
+
+    def collate(rows: Sequence[Row]) -> Batch:
+        ids = [row.ids for row in rows]
+        return {
+            "input_ids": _pad(ids, pad_id),
+            "attention_mask": _mask(ids),
+            "labels": torch.tensor([row.labels[0] for row in rows]),  # (B,); float for a regression
+        }
+
+    return collate

@@ -1,0 +1,192 @@
+"""Prompt templates: an instruction, perhaps with an input, to the source text a model reads.
+
+A template is one of TEMPLATES, or a file of the user's own, as the authors' wording would be.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qlora_repro.config.schema import names_template_file
+from qlora_repro.errors import ConfigError
+
+PLACE = re.compile(r"\{(\w+)\}")
+PLACES = ("instruction", "input", "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """One way to write a prompt.
+
+    The two texts have the places {instruction} and {input}, or {source}: both, an empty line
+    between them.
+    """
+
+    bare: str  # without an input
+    with_input: str
+    lead: str  # what the target begins with, so that source and target read as one text
+    stop: tuple[str, ...]  # what a generated answer ends at, beside end of sequence
+
+
+TEMPLATES: dict[str, Template] = {
+    # The instruction is the whole prompt: for data that brings its own markers.
+    "none": Template(bare="{instruction}", with_input="{instruction}\n\n{input}", lead="", stop=()),
+    # A question with an answer of one line.
+    "plain": Template(
+        bare="{instruction}\nAnswer:",
+        with_input="{instruction}\n\n{input}\nAnswer:",
+        lead=" ",
+        stop=("\n",),
+    ),
+    "alpaca": Template(
+        bare="You are given a task. Write an answer that does what it asks.\n\n"
+        "### Instruction:\n{instruction}\n\n### Response:\n",
+        with_input="You are given a task and a text that it is about. Write an answer that does "
+        "what the task asks.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
+        lead="",
+        stop=("\n### Instruction:", "\n### Input:", "\n### Response:"),
+    ),
+    # The turn markers of OpenAssistant-Guanaco as the authors' released prompts have them: on one
+    # line, and a sentence before them, which training has not.
+    "guanaco_inline": Template(
+        bare="A person talks to an assistant, who answers politely, in detail and to the point. "
+        "### Human: {instruction} ### Assistant:",
+        with_input="A person talks to an assistant, who answers politely, in detail and to the "
+        "point. ### Human: {instruction}\n\n{input} ### Assistant:",
+        lead=" ",
+        stop=("### Human:", "### Assistant:"),
+    ),
+    # The same on lines of their own, for runs that were made with it.
+    "guanaco": Template(
+        bare="A person talks to an assistant, who answers politely, in detail and to the point.\n"
+        "### Human: {instruction}\n### Assistant:",
+        with_input="A person talks to an assistant, who answers politely, in detail and to the "
+        "point.\n### Human: {instruction}\n\n{input}\n### Assistant:",
+        lead=" ",
+        stop=("### Human:", "### Assistant:"),
+    ),
+    # The turn markers of HH-RLHF.
+    "hh": Template(
+        bare="\n\nHuman: {instruction}\n\nAssistant:",
+        with_input="\n\nHuman: {instruction}\n\n{input}\n\nAssistant:",
+        lead=" ",
+        stop=("\n\nHuman:", "\n\nAssistant:"),
+    ),
+}
+
+
+# What a file holds beside `prompt`, of each the type.
+FIELDS: dict[str, type] = {"prompt": str, "prompt_with_input": str, "lead": str, "stop": list}
+OPTIONAL = ("prompt_with_input",)  # where `prompt` has a place for the input
+
+
+def render(template: str, instruction: str, input: str = "") -> str:
+    """Return the source text; an empty input has no place in it.
+
+    Raises ConfigError for a template that is neither one of TEMPLATES nor a file that holds one.
+
+    >>> render("plain", "What is 2 + 2?")
+    'What is 2 + 2?\\nAnswer:'
+    """
+    chosen = find(template)
+    source = f"{instruction}\n\n{input}" if input else instruction
+    texts = {"instruction": instruction, "input": input, "source": source}
+    text = chosen.with_input if input else chosen.bare
+    return PLACE.sub(lambda place: texts[place[1]], text)
+
+
+def target(template: str, answer: str) -> str:
+    """Return the target text: the answer, after a space where the source ends without one.
+
+    >>> target("plain", "4")
+    ' 4'
+    """
+    lead = find(template).lead
+    return answer if answer.startswith(lead) else lead + answer
+
+
+def find(template: str) -> Template:
+    """Return the template of this name or file; ConfigError with what is wrong about it."""
+    if names_template_file(template):
+        path = Path(template).expanduser()
+        return _read(path, _modified(path))
+    if template not in TEMPLATES:
+        near = get_close_matches(template, TEMPLATES, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"there is no prompt template {template!r}; the nearest is {near!r}, and all are "
+            f"{', '.join(TEMPLATES)}; your own is a file that ends in .yaml or .json"
+        )
+    return TEMPLATES[template]
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise ConfigError(
+            f"the prompt template {path} cannot be read ({error.strerror}); it is looked for from "
+            f"{Path.cwd()}"
+        ) from error
+
+
+@lru_cache(maxsize=8)  # it is asked for with every row
+def _read(path: Path, modified: int) -> Template:
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the prompt template {path} cannot be read: {reason}") from error
+    if wrong := _mistake(fields):
+        raise ConfigError(f"the prompt template {path} {wrong}")
+    return Template(
+        bare=fields["prompt"],
+        with_input=fields.get("prompt_with_input", fields["prompt"]),
+        lead=fields["lead"],
+        stop=tuple(fields["stop"]),
+    )
+
+
+def _mistake(fields: Any) -> str | None:
+    """Return what is wrong with a file's contents, as a sentence about it ends; None: nothing."""
+    if not isinstance(fields, Mapping):
+        return f"holds {type(fields).__name__}, and must hold {', '.join(FIELDS)}"
+    for name in fields:
+        if name not in FIELDS:
+            return f"has {name!r}, and may have only {', '.join(FIELDS)}"
+    for name, kind in FIELDS.items():
+        if name not in fields and name not in OPTIONAL:
+            return f"has no {name!r}; it states what a prompt, a lead and stop markers are"
+        if not isinstance(fields.get(name, kind()), kind):
+            return f"has a {name} that is no {'text' if kind is str else 'list of texts'}"
+    if not all(isinstance(marker, str) and marker for marker in fields["stop"]):
+        return "has a stop that is no list of texts, each of a letter or more"
+    return _misplaced(fields)
+
+
+def _misplaced(fields: Mapping[str, Any]) -> str | None:
+    alone = "prompt_with_input" not in fields
+    needs = {"prompt": {"instruction", "input"} if alone else {"instruction"}}
+    needs["prompt_with_input"] = {"instruction", "input"}
+    for name in ("prompt", "prompt_with_input"):
+        if name not in fields:
+            continue
+        places = set(PLACE.findall(fields[name]))
+        if unknown := places - set(PLACES):
+            return f"has the place {{{min(unknown)}}} in {name}; there are {_shown(PLACES)}"
+        if not (places >= needs[name] or "source" in places):
+            also = ", or a prompt_with_input beside it" if alone else ""
+            return f"has a {name} without {_shown(sorted(needs[name]))} or {{source}}{also}"
+    return None
+
+
+def _shown(places: Any) -> str:
+    return " and ".join(f"{{{place}}}" for place in places)

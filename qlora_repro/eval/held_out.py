@@ -1,0 +1,168 @@
+"""A sequence classifier on held-out rows (the GLUE column of Table 3): accuracy, or correlation.
+
+RougeL of greedy answers to held-out targets (paper: Figures 2 and 4, Table 3).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lm_eval.utils import hash_string
+from rouge_score.rouge_scorer import RougeScorer
+from scipy import stats
+from torch import Tensor
+
+from qlora_repro.data.tokenization import read_label
+from qlora_repro.distributed.process_group import Distribute, compute_locally
+from qlora_repro.eval.metrics import mean_metric
+from qlora_repro.model.state_guard import quiet, untouched
+from qlora_repro.records import Answer, Example, Metric
+
+Records = tuple[list[Metric], list[Answer]]
+TASK = "held_out"
+
+
+def classify(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Example],
+    *,
+    run_id: str,
+    batch_size: int,
+    distribute: Distribute = compute_locally,
+) -> Records:
+    """Score a classifier's likeliest classes, or a regression's outputs; the model stays as it was.
+
+    A model of one label is a regression, as for STS-B: beside its squared error, which pairs two
+    runs row by row, stand GLUE's two correlations.
+    """
+    regression = model.config.num_labels == 1
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+    def reply_to(batch: Sequence[Example]) -> list[float]:
+        texts = [row.source for row in batch]
+        read = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        logits: Tensor = model(**read.to(model.device)).logits  # (B, C)
+        outputs: list[float] = (logits.squeeze(1) if regression else logits.argmax(dim=-1)).tolist()
+        return outputs
+
+    with untouched(model, tokenizer):
+        by_batch = distribute(batches, lambda some: [reply_to(batch) for batch in some])
+    replies = [reply for batch in by_batch for reply in batch]
+    targets = [read_label(row.target, model.config.num_labels) for row in rows]
+    name = "squared_error" if regression else "acc"
+    answers = [
+        Answer(
+            run_id=run_id,
+            task=TASK,
+            name=name,
+            doc_id=number,
+            doc_hash=hash_string(f"{row.source}\0{row.target}"),
+            value=(reply - target) ** 2 if regression else float(reply == target),
+            reply=f"{reply:.4g}",
+        )
+        for number, (row, reply, target) in enumerate(zip(rows, replies, targets, strict=True))
+    ]
+    values = [answer.value for answer in answers]
+    metrics = list(mean_metric(values, run_id=run_id, task=TASK, name=name))
+    return [*metrics, *(_correlations(replies, targets, run_id) if regression else ())], answers
+
+
+def _correlations(
+    replies: Sequence[float], targets: Sequence[float], run_id: str
+) -> Iterator[Metric]:
+    """Yield Pearson's and Spearman's coefficients; None where either side is constant."""
+    varied = len(set(replies)) > 1 and len(set(targets)) > 1
+    for name, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        value = float(correlate(replies, targets).statistic) if varied else None
+        yield Metric(run_id=run_id, task=TASK, name=name, value=value, stderr=None, n=len(replies))
+
+
+def rouge_l(answer: str, target: str) -> float:
+    """Return the F-measure of the longest common subsequence, stems compared, in [0, 1].
+
+    Natural Instructions scores with stems; the paper follows it.
+
+    >>> rouge_l("the cats sat", "the cat sat")
+    1.0
+    >>> rouge_l("", "the cat sat")
+    0.0
+    """
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    return float(scorer.score(target, answer)["rougeL"].fmeasure)
+
+
+def rouge(
+    rows: Sequence[Example], replies: Sequence[str], *, run_id: str
+) -> tuple[list[Metric], list[Answer]]:
+    """Score the reply to each row's source against its target."""
+    answers = [
+        Answer(
+            run_id=run_id,
+            task="rouge",
+            name="rougeL",
+            doc_id=number,
+            doc_hash=hash_string(f"{row.source}\0{row.target}"),
+            value=rouge_l(reply, row.target),
+            reply=reply,
+        )
+        for number, (row, reply) in enumerate(zip(rows, replies, strict=True))
+    ]
+    values = [answer.value for answer in answers]
+    if not values:
+        return [], []
+    return list(mean_metric(values, run_id=run_id, task="rouge", name="rougeL")), answers
+
+
+def greedy(
+    model: Any,
+    tokenizer: Any,
+    sources: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    distribute: Distribute = compute_locally,
+) -> list[str]:
+    """Return the greedy answer to each source, in order, in batches of like length.
+
+    Sources are written out already: prompt template included. An answer ends at end of sequence
+    or after `max_new_tokens`. Padding is on the left for decoder-only models, so that every answer
+    starts in one column. Leaves the model as it found it.
+    """
+    order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    replies = [""] * len(sources)
+
+    def answer(some: Sequence[list[int]]) -> list[list[str]]:
+        return [_answers(model, tokenizer, [sources[k] for k in b], max_new_tokens) for b in some]
+
+    with quiet(), untouched(model, tokenizer):
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        seq2seq = bool(model.config.is_encoder_decoder)
+        tokenizer.padding_side = "right" if seq2seq else "left"
+        for batch, texts in zip(batches, distribute(batches, answer), strict=True):
+            for number, text in zip(batch, texts, strict=True):
+                replies[number] = text.strip()
+    return replies
+
+
+def _answers(model: Any, tokenizer: Any, sources: list[str], max_new_tokens: int) -> list[str]:
+    read = tokenizer(sources, return_tensors="pt", padding=True)
+    written = generated(model, tokenizer, read, max_new_tokens=max_new_tokens)
+    texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return texts
+
+
+def generated(model: Any, tokenizer: Any, read: Any, *, max_new_tokens: int) -> torch.Tensor:
+    """Return the new tokens of a greedy batch, (B, at most max_new_tokens)."""
+    ids: torch.Tensor = model.generate(
+        input_ids=read["input_ids"].to(model.device),
+        attention_mask=read["attention_mask"].to(model.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return ids if model.config.is_encoder_decoder else ids[:, read["input_ids"].shape[1] :]

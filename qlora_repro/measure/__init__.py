@@ -1,1 +1,0 @@
-"""What the base weights are like: how normal, and what each data type makes of them."""

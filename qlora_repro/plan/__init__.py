@@ -1,1 +1,0 @@
-"""Memory before a run: what it would take, from the architecture alone."""

@@ -1,0 +1,140 @@
+"""What names a run: the settings that decide its outcome, and no others."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qlora_repro.config.schema import RunConfig, names_template_file
+
+WEIGHTS = ("model", "dtype", "dq", "lora", "data", "train", "seed")
+UNTUNED = ("model", "dtype", "dq")
+DECIDES = {
+    "train": WEIGHTS,
+    "eval": (*WEIGHTS, "eval"),
+    "generate": (*WEIGHTS, "generate"),
+    "judge": (*WEIGHTS, "generate", "judge"),
+    "measure": ("model", "measure"),
+    "plan": ("model", "dtype", "dq", "lora", "data", "train", "plan"),
+    "untuned": UNTUNED,
+    "untuned_eval": (*UNTUNED, "eval"),
+    "untuned_generate": (*UNTUNED, "generate", "seed"),
+}
+# What the code did before a setting existed. A setting is part of an identity only where it differs
+# from that, so that runs from before keep theirs; a run from before is repeated with these values.
+LEGACY: dict[str, dict[str, Any]] = {
+    "model": {"attention": "sdpa"},
+    "lora": {"dtype": "float32", "fused": False},
+    "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0, "mix": None},
+    "train": {"loss_mean": "token", "kernels": "none"},
+}
+# Where it runs, what is kept and printed on the way: none of it changes a result.
+IRRELEVANT = {
+    "model": (
+        *("tuned", "device", "note", "architecture", "config"),
+        "attention",  # equal to rounding
+    ),
+    "lora": ("fused",),  # equal to rounding
+    "train": (
+        *("name", "epochs", "sharded", "save_steps", "keep_checkpoints", "log_steps"),
+        "kernels",  # equal to rounding
+    ),
+    "data": ("max_truncated",),
+    "eval": ("name",),
+    "generate": ("name",),
+    "judge": (
+        *("client", "estimate", "mode"),  # the same replies come back
+        *("max_cost", "price", "prices", "batch_discount"),
+    ),
+    "measure": ("name",),
+    "plan": (
+        *("name", "gpus", "tflops", "usd_per_hour"),  # time and price, not memory
+        *("utilization", "block_ms", "score_tokens"),
+    ),
+}
+# What may name a file or folder of the user's own, which counts by its contents.
+OWN = {
+    "model": ("path",),
+    "data": ("path",),
+    "eval": ("perplexity_file", "include_path"),
+    "generate": ("questions",),
+    "judge": ("run", "opponent", "prompts", "votes"),
+}
+LARGE = 1 << 26  # bytes; a larger file, as of weights, counts by its size and date
+
+
+def decisive(cfg: RunConfig, stage: str) -> dict[str, Any]:
+    """Return the part of the configuration that decides a stage's outcome."""
+    sections = asdict(cfg)
+    names = list(DECIDES[stage])
+    if stage == "untuned_eval" and cfg.data.holdout:
+        names.append("data")  # the held-out rows come out of the training set
+    if stage.startswith("untuned") and cfg.model.kind == "classification":
+        names.append("seed")  # it draws the new head
+    if not cfg.quantized or (cfg.dtype.name, cfg.dtype.backend) == ("int8", "bnb"):
+        del sections["dtype"]["blocksize"]  # nothing is cut into blocks
+    if not cfg.quantized:
+        del sections["dtype"]["backend"]  # which holds quantized weights
+    if not cfg.dq:
+        del sections["dtype"]["scales"]  # nothing is quantized twice
+    if cfg.full_finetuning:
+        sections["lora"] = {"target": cfg.lora.target}  # there is no adapter to have the rest
+    if stage == "plan":  # which named what adapters train in before the adapters themselves did
+        sections["plan"]["adapters"] = cfg.lora.dtype
+        sections["lora"].pop("dtype", None)
+    return {name: section(name, sections[name]) for name in names}
+
+
+def section(name: str, values: Any) -> Any:
+    """Return what decides an outcome of one section of the configuration, given as a dict."""
+    if not isinstance(values, dict):
+        return values
+    legacy = LEGACY.get(name, {})
+    kept = {
+        key: value
+        for key, value in values.items()
+        if key not in IRRELEVANT.get(name, ()) and not (key in legacy and legacy[key] == value)
+    }
+    own = name in ("eval", "generate", "judge")
+    if own or "local" in (values.get("name"), values.get("source")):
+        kept |= {k: _contents(kept[k]) for k in OWN.get(name, ())}
+    if names_template_file(kept.get("template") or ""):
+        kept["template"] = _contents(kept["template"])
+    return kept
+
+
+def _contents(named: Any) -> Any:
+    """Return a digest of the file, or of the folder's files with their names, that a setting names.
+
+    So an edited file is other work, and the same file in another place is the same work. Of a list
+    each is looked at; what is no path stays as it is.
+    """
+    if isinstance(named, list):
+        return [_contents(one) for one in named]
+    path = Path(named or "").expanduser()
+    if not named or not path.exists():
+        return named
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(path)).encode() + b"\0")
+        size, date = file.stat().st_size, file.stat().st_mtime_ns
+        small = size <= LARGE
+        digest.update(file.read_bytes() if small else f"{size} {date}".encode())
+    return f"{path.resolve().name} sha256:{digest.hexdigest()[:16]}"
+
+
+def key(cfg: RunConfig, stage: str) -> str:
+    """Return 12 hex digits that name a stage's outcome: equal keys, equal results."""
+    text = json.dumps(decisive(cfg, stage), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def slug(cfg: RunConfig, *, tuned: bool) -> str:
+    """Return the readable half of a run's folder name; the digest behind it tells runs apart."""
+    parts = [cfg.model.name, cfg.dtype.name, *(["dq"] if cfg.dq else [])]
+    if not tuned:
+        return "-".join([*parts, "untuned"])
+    target = cfg.lora.target if cfg.lora.target.isidentifier() else "regex"
+    parts.append("full" if cfg.full_finetuning else f"{target}-r{cfg.lora.r}")
+    return "-".join([*parts, cfg.data.name, f"s{cfg.seed}"])

@@ -1,7 +1,7 @@
 """Paged states: freed at the end of a run, and paged again when a run is taken up.
 
 CUDA's managed memory is stood in for by plain memory that is marked as paged: what is tested is
-who holds it, not where its pages lie. tests/test_gpu_prefetch.py moves real pages.
+who holds it, not where its pages lie. tests/gpu/test_gpu_prefetch.py moves real pages.
 """
 
 from pathlib import Path

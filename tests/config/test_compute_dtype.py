@@ -20,7 +20,7 @@ from qlora_repro.config.schema import RunConfig
 from qlora_repro.config.validate import parse
 from qlora_repro.store.run_id import decisive, key
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Configured = Callable[..., RunConfig]
 
 

@@ -10,7 +10,7 @@ from test_gpu_paging import (
     test_training_goes_on_with_its_states_evicted_and_gives_the_same_adapter as EVICTION,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def options(**values: Any) -> Any:

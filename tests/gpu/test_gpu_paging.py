@@ -1,7 +1,7 @@
 """A paged optimizer on a device with no room left: training goes on, and ends the same.
 
 Managed memory then exceeds what is free, which can hang a GPU that others share: it is for a card
-of one's own, python -m pytest -n 0 -m gpu --oversubscribe tests/test_gpu_paging.py.
+of one's own, python -m pytest -n 0 -m gpu --oversubscribe tests/gpu/test_gpu_paging.py.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
 ]
-RUN = Path(__file__).resolve().parents[1] / "run.py"
+RUN = Path(__file__).resolve().parents[2] / "run.py"
 WORDS = [
     *("model=tiny", "model.device=cuda", "stages=[train,eval]", "eval.n=1", "lora.r=8"),
     *("train.batch_size=8", "train.micro_batch_size=2", "train.max_steps=6"),

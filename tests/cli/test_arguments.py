@@ -18,7 +18,7 @@ from qlora_repro.cli.arguments import composed_once, ids_quoted
 from qlora_repro.config.validate import parse
 from qlora_repro.store.run_id import key
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = ["30e123456789", "1e0000000001", "03e123456789", "123456789e01", "123456789012"]
 DIGITS = some.text("0123456789", min_size=11, max_size=11)
 LIKE_FLOATS = some.builds(lambda d, at: d[:at] + "e" + d[at:], DIGITS, some.integers(1, 10))

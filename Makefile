@@ -36,7 +36,7 @@ test: setup browser check ## Set up, then every check: lint, types, imports, tes
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell conf qlora_repro hydra_plugins analysis tests experiments run.py README.md CHANGELOG.md
+	$(BIN)/codespell conf qlora_repro hydra_plugins analysis tests experiments run.py *.md docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

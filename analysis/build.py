@@ -1,4 +1,4 @@
-"""Everything that can be made of a results folder and of the released verdicts, in one pass."""
+"""Everything that can be made of stored runs and of the released verdicts, in one pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,109 +6,107 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.figures import FIGURES
-from analysis.findings import report as claims
-from analysis.findings.report import Decided
-from analysis.judge_audit import figures as audit_figures
-from analysis.judge_audit.counted_verdicts import Material, Section
-from analysis.judge_audit.report import RELEASED, examined
-from analysis.judge_audit.report import write as write_audit
+from analysis.figures import FIGURES, draw_figure
+from analysis.findings.conclusions import Conclusions, conclude_findings, write_conclusions
+from analysis.judge_audit.report import RELEASED, audit_verdicts, draw_figures, write_audit
+from analysis.judge_audit.verdict_counts import AuditSection, JudgeVerdicts
 from analysis.table import Table
-from analysis.tables import TABLES, learning_rates
+from analysis.tables import TABLES, build_table, learning_rates
 from qlora_repro.config.paths import EXPERIMENTS
 from qlora_repro.errors import StoreError
 
 DPI = 200
-MORE_OF = {"data_types_by_role": "data_types"}  # a second table of one artifact
+SECOND_TABLES = {"data_types_by_role": "data_types"}  # further tables of one artifact
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audited:
+class AuditOutputs:
     """One judge's verdicts on one benchmark, with what they show."""
 
-    material: Material
-    sections: dict[str, Section]
+    judged: JudgeVerdicts
+    sections: dict[str, AuditSection]
     figures: dict[str, Figure]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rebuilt:
-    """What was made, and why the rest was not."""
+class AnalysisOutputs:
+    """What was made of stored runs, and why the rest was not."""
 
     results: Path
-    verdicts: Decided
-    tables: dict[str, Table] = field(default_factory=dict)  # with results of ours
+    conclusions: Conclusions
+    tables: dict[str, Table] = field(default_factory=dict)  # those with results of ours
     figures: dict[str, Figure] = field(default_factory=dict)
-    audits: list[Audited] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # "table4_mmlu_by_dtype" -> why
+    audits: list[AuditOutputs] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # "table4_mmlu_by_dtype" -> why
 
 
-def rebuild(results: Path) -> Rebuilt:
+def build_outputs(results: Path) -> AnalysisOutputs:
     """Build every table and figure, the verdicts and the audit; a folder need not be there."""
-    made = Rebuilt(results=results, verdicts=claims.decided(results if results.is_dir() else None))
-    for name, build in TABLES.items():
+    conclusions = conclude_findings(results if results.is_dir() else None)
+    outputs = AnalysisOutputs(results=results, conclusions=conclusions)
+    for name in TABLES:
         try:
-            table = build(results)
+            table = build_table(name, results)
         except StoreError as error:
-            made.left_out[name] = _nothing(results, error)
+            outputs.skipped[name] = _reason(results, error)
             continue
-        if table.measured:
-            made.tables[name] = table
+        if table.has_results:
+            outputs.tables[name] = table
         else:
-            makes = " and ".join(commands(name))
-            made.left_out[name] = f"no run in {results} has results for it; {makes} makes them"
-    for name, draw in FIGURES.items():
+            commands = " and ".join(list_commands(name))
+            outputs.skipped[name] = f"no run in {results} has results for it; {commands} makes them"
+    for name in FIGURES:
         try:
-            made.figures[name] = draw(results)
+            outputs.figures[name] = draw_figure(name, results)
         except StoreError as error:
-            made.left_out[name] = _nothing(results, error)
-    for material, sections in examined(None, None):
-        drawn = dict(audit_figures.figures(material, sections))
-        made.audits.append(Audited(material=material, sections=sections, figures=drawn))
-    return made
+            outputs.skipped[name] = _reason(results, error)
+    for judged, sections in audit_verdicts(None, None):
+        figures = dict(draw_figures(judged, sections))
+        outputs.audits.append(AuditOutputs(judged=judged, sections=sections, figures=figures))
+    return outputs
 
 
-def _nothing(results: Path, error: StoreError) -> str:
+def _reason(results: Path, error: StoreError) -> str:
     return str(error) if results.is_dir() else f"there are no runs in {results} yet"
 
 
-def presets(stem: str) -> list[str]:
+def list_presets(artifact: str) -> list[str]:
     """Return the presets of an artifact: one of its name, or its two halves.
 
-    >>> presets("table4_mmlu_by_dtype"), len(presets("table3_glue_superni_by_dtype"))
+    >>> list_presets("table4_mmlu_by_dtype"), len(list_presets("table3_glue_superni_by_dtype"))
     (['table4_mmlu_by_dtype'], 2)
     """
-    stem = MORE_OF.get(stem, stem)
-    there = {path.stem for path in EXPERIMENTS.glob(f"{stem}*.yaml")}
-    return [name for name in (stem, f"{stem}_a", f"{stem}_b") if name in there]
+    artifact = SECOND_TABLES.get(artifact, artifact)
+    names = (artifact, f"{artifact}_a", f"{artifact}_b")
+    return [name for name in names if (EXPERIMENTS / f"{name}.yaml").exists()]
 
 
-def commands(stem: str) -> list[str]:
+def list_commands(artifact: str) -> list[str]:
     """Return the commands that make the runs behind an artifact.
 
-    >>> commands("fig6_memory")
+    >>> list_commands("fig6_memory")
     ['python run.py experiments=fig6_memory']
     """
-    if stem == "judged_runs":
+    if artifact == "judged_runs":
         return ["python run.py stages=[train,generate,judge] generate=procedural judge=reference"]
-    if stem == "learning_rates":
+    if artifact == "learning_rates":
         return [f"python run.py experiments={learning_rates.PRESET}"]
-    return [f"python run.py experiments={name}" for name in presets(stem)]
+    return [f"python run.py experiments={name}" for name in list_presets(artifact)]
 
 
-def write(made: Rebuilt, out: Path) -> Iterator[str]:
+def write_outputs(outputs: AnalysisOutputs, out: Path) -> Iterator[str]:
     """Write all of it; yield a line for each."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, table in made.tables.items():
+    for name, table in outputs.tables.items():
         table.write(out, name)
         yield f"{out / name}.md, .csv, .tex"
-    for name, figure in made.figures.items():
+    for name, figure in outputs.figures.items():
         figure.savefig(out / f"{name}.png", dpi=DPI)
         yield f"{out / name}.png"
-    for audited in made.audits:
-        write_audit(audited.material, audited.sections, source=RELEASED, out=out)
-        for name, figure in audited.figures.items():
-            figure.savefig(out / f"{audited.material.name}_{name}.png", dpi=DPI)
-        yield f"{out / audited.material.name}.md, .json and {len(audited.figures)} figures"
-    claims.write(made.verdicts, out)
+    for audit in outputs.audits:
+        write_audit(audit.judged, audit.sections, source=RELEASED, out=out)
+        for name, figure in audit.figures.items():
+            figure.savefig(out / f"{audit.judged.name}_{name}.png", dpi=DPI)
+        yield f"{out / audit.judged.name}.md, .json and {len(audit.figures)} figures"
+    write_conclusions(outputs.conclusions, out)
     yield f"{out / 'claims.md'}, .json"

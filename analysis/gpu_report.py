@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from qlora_repro.config.paths import GPU_REPORTS
+from qlora_repro.console import say
 from qlora_repro.errors import StoreError
-from qlora_repro.store.runs import read_document
+from qlora_repro.store.integrity import write_atomic
+from qlora_repro.store.runs import read_json
 
-REPORTS = GPU_REPORTS
 REPORT = "report.json"
 FORMAT = 1
 NONE_YET = "no GPU report yet: make gpu-report on a machine with a GPU writes one"
@@ -33,6 +34,26 @@ class Grid:
     rows: list[list[str]]
 
 
+def show_reports(source: Path, out: Path) -> None:
+    """Print every report, and write each as markdown; StoreError for damaged ones at the end."""
+    damaged: list[StoreError] = []
+    paths = find_reports(source)
+    for path in paths:
+        try:
+            report = read_report(path)
+        except StoreError as error:
+            damaged.append(error)
+            continue
+        say(render_report(report, WIDTH))
+        written = out / f"gpu_{path.parent.name or 'report'}.md"
+        write_atomic(written, render_report(report))
+        say(f"{written}: the same, its tables whole")
+    if not paths:
+        say(NONE_YET)
+    if damaged:
+        raise StoreError("; ".join(map(str, damaged)))
+
+
 def find_reports(source: Path) -> list[Path]:
     """Return a report's file, or those of a folder: its own and those of its folders, by name.
 
@@ -40,25 +61,25 @@ def find_reports(source: Path) -> list[Path]:
     """
     if source.is_file():
         return [source]
-    if not source.is_dir() and source != REPORTS:
+    if not source.is_dir() and source != GPU_REPORTS:
         raise StoreError(f"--results {source} is not there; name a {REPORT} or a folder of them")
     return sorted([*source.glob(REPORT), *source.glob(f"*/{REPORT}")])
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """Read one report; StoreError, in a sentence, for a file that is none."""
-    report = read_document(path)
+    report = read_json(path)
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         version = report.get("format") if isinstance(report, dict) else None
         raise StoreError(f"{path} is no GPU report of format {FORMAT}, but of {version}")
     parts = report.get("parts")
     if not isinstance(parts, list) or not all(map(_is_part, parts)):
         raise StoreError(f"{path} is damaged: its parts are not as a GPU report has them")
-    report["parts"] = sorted(parts, key=_number)
+    report["parts"] = sorted(parts, key=_part_number)
     return report
 
 
-def _number(part: Mapping[str, Any]) -> float:
+def _part_number(part: Mapping[str, Any]) -> float:
     number = part.get("number")
     return float(number) if is_number(number) else math.inf
 
@@ -78,9 +99,9 @@ def render_report(report: Mapping[str, Any], width: int | None = None) -> str:
     """Return a report as markdown, its tables split where they are wider than `width` columns."""
     lines = [f"# GPU report: {describe_device(report)}", ""]
     lines += [line for text in summarize(report) for line in wrap_item(text, width)]
-    lines += ["", *grid_lines(parts_grid(report["parts"]), width)]
+    lines += ["", *render_grid(build_parts_grid(report["parts"]), width)]
     for part in report["parts"]:
-        lines += ["", *part_lines(part, width)]
+        lines += ["", *render_part(part, width)]
     return "\n".join(lines) + "\n"
 
 
@@ -105,7 +126,7 @@ def summarize(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"parts: {', '.join(f'{counts[s]} {s}' for s in states if counts[s]) or 'none'}"
     memory, driver = report.get("memory_bytes"), report.get("driver")
     if is_number(memory):
-        yield f"memory: {show_value(memory / GB)} GB"
+        yield f"memory: {format_value(memory / GB)} GB"
     if driver:
         yield f"driver: {driver}"
     dirty = ", with uncommitted changes: not figures to publish" if report.get("dirty") else ""
@@ -114,18 +135,19 @@ def summarize(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"started: {report['started']}"
     for name in ("packages", "rates"):
         if isinstance(report.get(name), dict) and report[name]:
-            yield f"{name}: {', '.join(show_facts(report[name]))}"
+            yield f"{name}: {', '.join(format_facts(report[name]))}"
 
 
-def show_facts(facts: Mapping[str, Any]) -> Iterator[str]:
+def format_facts(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield each fact with its unit.
 
-    >>> list(show_facts({"peak_bytes": 47_950_000_000, "copy_gb_per_s": 2534.56, "torch": "2.11"}))
+    >>> facts = {"peak_bytes": 47_950_000_000, "copy_gb_per_s": 2534.56, "torch": "2.11"}
+    >>> list(format_facts(facts))
     ['peak 47.95 GB', 'copy 2,535 GB/s', 'torch 2.11']
     """
     for name, value in facts.items():
         label, unit = split_unit(name)
-        text = show_cell(name, value)
+        text = format_cell(name, value)
         yield f"{label} {text}{unit if is_number(value) else ''}"
 
 
@@ -141,9 +163,9 @@ def split_unit(name: str) -> tuple[str, str]:
     return name.replace("_", " "), ""
 
 
-def show_cell(name: str, value: Any) -> str:
+def format_cell(name: str, value: Any) -> str:
     """Return a value as its column shows it: bytes as GB."""
-    return show_value(value / GB if name.endswith("_bytes") and is_number(value) else value)
+    return format_value(value / GB if name.endswith("_bytes") and is_number(value) else value)
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
@@ -151,10 +173,10 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def show_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as text: four significant digits of a float, "-" for none.
 
-    >>> [show_value(x) for x in (1234567.0, 12.34567, 0.000123456, 8192, None, True, [1])]
+    >>> [format_value(x) for x in (1234567.0, 12.34567, 0.000123456, 8192, None, True, [1])]
     ['1,235,000', '12.35', '0.0001235', '8,192', '-', 'yes', '[1]']
     """
     if value is None:
@@ -170,14 +192,14 @@ def show_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def parts_grid(parts: Sequence[Mapping[str, Any]]) -> Grid:
+def build_parts_grid(parts: Sequence[Mapping[str, Any]]) -> Grid:
     """Return a row a part: its state and how long it took."""
     names = ("number", "name", "state", "seconds", "limit_s")
-    rows = [[show_value(part.get(name)) for name in names] for part in parts]
+    rows = [[format_value(part.get(name)) for name in names] for part in parts]
     return Grid(heads=["part", "what", "state", "s", "limit s"], rows=rows)
 
 
-def part_lines(part: Mapping[str, Any], width: int | None) -> list[str]:
+def render_part(part: Mapping[str, Any], width: int | None) -> list[str]:
     """Return a part: heading, state and why, facts, rows."""
     number = part.get("number")
     heading = part["name"] if number is None else f"{number}. {part['name']}"
@@ -185,25 +207,25 @@ def part_lines(part: Mapping[str, Any], width: int | None) -> list[str]:
     lines = [f"## {heading}", ""]
     lines += textwrap.wrap(f"{part['state']}{f': {why}' if why else ''}", width or 10**9)
     facts = [
-        line for fact in show_facts(part.get("facts") or {}) for line in wrap_item(fact, width)
+        line for fact in format_facts(part.get("facts") or {}) for line in wrap_item(fact, width)
     ]
     lines += ["", *facts] if facts else []
     rows = part.get("rows") or []
     if rows:
-        grid, below = rows_grid(rows)
-        lines += ["", *grid_lines(grid, width)]
+        grid, below = build_rows_grid(rows)
+        lines += ["", *render_grid(grid, width)]
         notes = [line for note in below for line in wrap_item(note, width)]
         lines += ["", *notes] if notes else []
     return lines
 
 
-def rows_grid(rows: Sequence[Mapping[str, Any]]) -> tuple[Grid, list[str]]:
+def build_rows_grid(rows: Sequence[Mapping[str, Any]]) -> tuple[Grid, list[str]]:
     """Return rows as cells, in the order in which columns first occur, and texts too long for one.
 
     A column with a text that is longer than LONG stands below the table, by the row's first cell.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = {name: [_one_line(show_cell(name, row.get(name))) for row in rows] for name in names}
+    cells = {name: [_one_line(format_cell(name, row.get(name))) for row in rows] for name in names}
     long = [name for name in names[1:] if max(map(len, cells[name])) > LONG]
     short = [name for name in names if name not in long]
     below = [
@@ -221,13 +243,13 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def grid_lines(grid: Grid, width: int | None) -> list[str]:
+def render_grid(grid: Grid, width: int | None) -> list[str]:
     """Return markdown; one that is too wide is split, its first column repeated in each table."""
     escaped = [[cell.replace("|", r"\|") for cell in line] for line in (grid.heads, *grid.rows)]
     columns = list(zip(*escaped, strict=True))
     sizes = [max(3, *map(len, column)) for column in columns]
     lines: list[str] = []
-    for group in column_groups(sizes, width):
+    for group in split_columns(sizes, width):
         if lines:
             lines.append("")
         for number in range(len(escaped)):
@@ -246,10 +268,10 @@ def grid_lines(grid: Grid, width: int | None) -> list[str]:
     return lines
 
 
-def column_groups(sizes: Sequence[int], width: int | None) -> list[list[int]]:
+def split_columns(sizes: Sequence[int], width: int | None) -> list[list[int]]:
     """Return the columns of each table: as many as fit beside the first, one at the least.
 
-    >>> column_groups([10, 20, 20, 20], 60), column_groups([10, 20, 20, 20], None)
+    >>> split_columns([10, 20, 20, 20], 60), split_columns([10, 20, 20, 20], None)
     ([[0, 1, 2], [0, 3]], [[0, 1, 2, 3]])
     """
     groups = [[0]]

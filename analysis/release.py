@@ -1,10 +1,8 @@
-"""What a released review says: the score that the authors published, and how it can be read.
+"""The released verdicts, rebuilt from a checkout of the authors' repository (artidoro/qlora).
 
-Strict is the authors' own rule: the last line is 1, 2 or 3; the first line is two numbers. Where
-that fails and there is a score all the same, people filled it in. What the strict rule cannot read
-is read again with the lenient rules of our judge.
-
-The released verdicts from a checkout of the authors' repository (github.com/artidoro/qlora).
+A review's score is the one that the authors published. Their own rule reads the last line, which is
+1, 2 or 3, or the first, which is two numbers; where it fails and there is a score all the same,
+people filled it in. What it cannot read is read again with the lenient rules of our judge.
 
 Which answer was shown first is decided by answer ids: most names of files of scores state the
 opposite order. Ids of the trained systems' answers are hashes of their text. Human votes are not
@@ -22,88 +20,29 @@ from typing import Any
 
 import pandas as pd
 
+from qlora_repro.config.paths import RELEASED_VERDICTS
 from qlora_repro.errors import DataError
-from qlora_repro.judge.parsing import VERDICTS, lenient_scores, lenient_verdict, refuses, verdict_of
-from qlora_repro.store.verdicts import COLUMNS, RELEASED, complete, released, write_verdicts
+from qlora_repro.judge.parsing import (
+    VERDICT_BY_NUMBER,
+    explain_failure,
+    parse_scores_leniently,
+    parse_verdict_leniently,
+    verdict_from_scores,
+)
+from qlora_repro.store.verdicts import (
+    COLUMNS,
+    complete_columns,
+    load_released_verdicts,
+    write_verdicts,
+)
 
-NONE = -1  # stands for no score in the release
-API_ERROR = "error"  # the whole text of a review that the authors could not get
-
-
-def read_review(review: dict[str, Any], protocol: str) -> dict[str, Any]:
-    """Return the columns of a verdict that a review gives: scores, verdict, parse, lenient ones."""
-    reading = _scores(review) if protocol == "score10" else _class(review)
-    if reading["parse"] == "unread":
-        reading["parse"] = _why_not(review["text"])
-    return reading
-
-
-def strict_scores(text: str) -> tuple[float, float] | None:
-    r"""Read two numbers from the first line, as the authors' program does.
-
-    >>> strict_scores("8, 9\nBoth"), strict_scores("8/10 9/10")
-    ((8.0, 9.0), None)
-    """
-    try:
-        first, second = (float(part) for part in text.split("\n")[0].replace(",", " ").split())
-    except ValueError:
-        return None
-    return first, second
-
-
-def strict_class(text: str) -> str | None:
-    r"""Read the last line, as the authors' program does.
-
-    >>> strict_class("Both are good.\n3 "), strict_class("Best: 1")
-    ('tie', None)
-    """
-    return VERDICTS.get(text.strip().split("\n")[-1].strip())
-
-
-def _scores(review: dict[str, Any]) -> dict[str, Any]:
-    text, (first, second) = review["text"], review["score"]
-    given = None if NONE in (first, second) else (float(first), float(second))
-    pair, rule = strict_scores(text) if given else None, ""
-    parse = "ok" if pair else "hand_filled"
-    if pair is None:
-        pair, rule = lenient_scores(text)
-    if given is None:
-        parse = f"recovered:{rule}" if pair else "unread"
-    pair = pair or given
-    return {
-        "score_first": given and given[0],
-        "score_second": given and given[1],
-        "verdict": given and verdict_of(given),
-        "parse": parse,
-        "score_first_lenient": pair and pair[0],
-        "score_second_lenient": pair and pair[1],
-        "verdict_lenient": pair and verdict_of(pair),
-    }
-
-
-def _class(review: dict[str, Any]) -> dict[str, Any]:
-    text = review["text"]
-    given = None if review["score"] == NONE else VERDICTS[str(review["score"])]
-    if given is not None:
-        parse = "ok" if strict_class(text) else "hand_filled"
-        return {"verdict": given, "verdict_lenient": given, "parse": parse}
-    found, rule = lenient_verdict(text)
-    parse = f"recovered:{rule}" if found else "unread"
-    return {"verdict": None, "verdict_lenient": found, "parse": parse}
-
-
-def _why_not(text: str) -> str:
-    if text.strip() == API_ERROR:
-        return "api_error"
-    return "refused" if refuses(text) else "unparsed"
-
-
+NO_SCORE = -1  # stands for no score in the release
 RATINGS = {  # folder -> (benchmark, protocol)
     "eval/ratings-gpt4/vicuna/relative-gpt-3.5": ("vicuna", "score10"),
     "eval/ratings-gpt4/vicuna/pairwise": ("vicuna", "three_class"),
     "eval/ratings-gpt4/oa": ("oa", "three_class"),
 }
-ENDINGS = ("-gpt4-reviewer", "-gpt-4-reviewer-threeclass")
+FILE_ENDINGS = ("-gpt4-reviewer", "-gpt-4-reviewer-threeclass")
 GENERATIONS = "eval/generations"
 QUESTIONS = {  # benchmark -> (file, id, what of it the verdicts keep)
     "vicuna": ("eval/prompts/vicuna_questions.jsonl", "question_id", "category"),
@@ -111,7 +50,7 @@ QUESTIONS = {  # benchmark -> (file, id, what of it the verdicts keep)
 }
 ORDER = ["judge", "benchmark", "protocol", "first", "second", "question"]
 PROMPTS = {1: "general", 2: "coding", 3: "maths"}
-TRAINED = re.compile(r"(\d+)b?-([a-z0-9-]+?)-(?:vicuna|oa)-generations.*")
+TUNED_SYSTEM = re.compile(r"(\d+)b?-([a-z0-9-]+?)-(?:vicuna|oa)-generations.*")
 SIZES = {"30": "33"}  # the files say 30B where the paper says 33B
 OTHERS = {
     **dict.fromkeys(("gpt-3.5", "answer-gpt35", "answer_gpt35"), "chatgpt-3.5"),
@@ -125,8 +64,70 @@ OTHERS = {
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
+def read_review(review: dict[str, Any], protocol: str) -> dict[str, Any]:
+    """Return the columns of a verdict that a review gives: scores, verdict, parse, lenient ones."""
+    reading = _read_scores(review) if protocol == "score10" else _read_class(review)
+    if reading["parse"] == "unread":
+        reading["parse"] = explain_failure(review["text"])
+    return reading
+
+
+def parse_scores_strictly(text: str) -> tuple[float, float] | None:
+    r"""Read two numbers from the first line, as the authors' program does.
+
+    >>> parse_scores_strictly("8, 9\nBoth"), parse_scores_strictly("8/10 9/10")
+    ((8.0, 9.0), None)
+    """
+    try:
+        first, second = (float(part) for part in text.split("\n")[0].replace(",", " ").split())
+    except ValueError:
+        return None
+    return first, second
+
+
+def parse_class_strictly(text: str) -> str | None:
+    r"""Read the last line, as the authors' program does.
+
+    >>> str(parse_class_strictly("Both are good.\n3 ")), parse_class_strictly("Best: 1")
+    ('tie', None)
+    """
+    return VERDICT_BY_NUMBER.get(text.strip().split("\n")[-1].strip())
+
+
+def _read_scores(review: dict[str, Any]) -> dict[str, Any]:
+    text, (first, second) = review["text"], review["score"]
+    given = None if NO_SCORE in (first, second) else (float(first), float(second))
+    pair, rule = parse_scores_strictly(text) if given else None, ""
+    parse = "ok" if pair else "hand_filled"
+    if pair is None:
+        pair, rule = parse_scores_leniently(text)
+    if given is None:
+        parse = f"recovered:{rule}" if pair else "unread"
+    pair = pair or given
+    return {
+        "score_first": given and given[0],
+        "score_second": given and given[1],
+        "verdict": given and verdict_from_scores(given),
+        "parse": parse,
+        "score_first_lenient": pair and pair[0],
+        "score_second_lenient": pair and pair[1],
+        "verdict_lenient": pair and verdict_from_scores(pair),
+    }
+
+
+def _read_class(review: dict[str, Any]) -> dict[str, Any]:
+    text = review["text"]
+    given = None if review["score"] == NO_SCORE else VERDICT_BY_NUMBER[str(review["score"])]
+    if given is not None:
+        parse = "ok" if parse_class_strictly(text) else "hand_filled"
+        return {"verdict": given, "verdict_lenient": given, "parse": parse}
+    lenient, rule = parse_verdict_leniently(text)
+    parse = f"recovered:{rule}" if lenient else "unread"
+    return {"verdict": None, "verdict_lenient": lenient, "parse": parse}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Imported:
+class ReleaseImport:
     """What a checkout holds."""
 
     verdicts: pd.DataFrame  # COLUMNS
@@ -136,21 +137,23 @@ class Imported:
     unknown: list[str]  # files of answers of systems that no rating is of
 
 
-def import_release(checkout: Path) -> Imported:
+def import_release(checkout: Path) -> ReleaseImport:
     """Read every file of GPT-4's ratings; DataError for one that cannot be, or for none at all."""
-    paths = [(path, kind) for folder, kind in RATINGS.items() for path in _files(checkout / folder)]
+    paths = [
+        (path, kind) for folder, kind in RATINGS.items() for path in _list_files(checkout / folder)
+    ]
     if not paths:
         raise DataError(
             f"{checkout} has no ratings in {', '.join(RATINGS)}; name a checkout of artidoro/qlora"
         )
-    ids, lengths, unknown = answers(checkout)
-    known = {benchmark: _questions(checkout, benchmark) for benchmark in QUESTIONS}
+    ids, lengths, unknown = load_answer_ids(checkout)
+    known = {benchmark: _load_questions(checkout, benchmark) for benchmark in QUESTIONS}
     rows: list[dict[str, Any]] = []
     misnamed, unsure = [], []
     for path, (benchmark, protocol) in paths:
-        reviews = _lines(path)
-        named = systems(path.stem)
-        order = shown(reviews, named, ids[benchmark])
+        reviews = _read_lines(path)
+        named = parse_file_name(path.stem)
+        order = infer_order(reviews, named, ids[benchmark])
         unsure += [path.name] if order is None else []
         misnamed += [path.name] if order == named[::-1] else []
         first, second = order or named
@@ -160,10 +163,10 @@ def import_release(checkout: Path) -> Imported:
             row |= {"question": question, "first": first, "second": second}
             row |= known[benchmark].get(question, {})
             row |= {"prompt": PROMPTS.get(review["reviewer_id"], "")}
-            row |= _of_answers(review, lengths) | read_review(review, protocol)
+            row |= _answer_columns(review, lengths) | read_review(review, protocol)
             rows.append(row)
-    frame = complete(pd.DataFrame(rows), "")
-    return Imported(
+    frame = complete_columns(pd.DataFrame(rows), "")
+    return ReleaseImport(
         verdicts=frame.sort_values(ORDER, kind="stable", ignore_index=True),
         files=len(paths),
         misnamed=misnamed,
@@ -172,14 +175,14 @@ def import_release(checkout: Path) -> Imported:
     )
 
 
-def with_humans(imported: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
+def add_human_votes(imported: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
     """Return imported verdicts together with the human votes of those that were shipped."""
     human = shipped[shipped["judge"].str.startswith("human-")]
     both = pd.concat([imported.astype(human.dtypes.to_dict()), human])
     return both.sort_values(ORDER, kind="stable", ignore_index=True)
 
 
-def compared(imported: pd.DataFrame, shipped: pd.DataFrame) -> tuple[int, int]:
+def count_differences(imported: pd.DataFrame, shipped: pd.DataFrame) -> tuple[int, int]:
     """Return how many imported verdicts the shipped ones have too, and how many of them differ."""
     typed = imported.astype(shipped.dtypes.to_dict())
     joined = typed.merge(shipped, on=ORDER, suffixes=("", " shipped"))
@@ -189,30 +192,30 @@ def compared(imported: pd.DataFrame, shipped: pd.DataFrame) -> tuple[int, int]:
     return len(joined), int((~same.all(axis=1)).sum())
 
 
-def systems(stem: str) -> tuple[str, str]:
+def parse_file_name(stem: str) -> tuple[str, str]:
     """Return the two systems in the order in which a file's name states them.
 
-    >>> systems("gpt-3.5-vs-30b-flan-vicuna-generations-topp0.9-temp0.7-gpt4-reviewer")
+    >>> parse_file_name("gpt-3.5-vs-30b-flan-vicuna-generations-topp0.9-temp0.7-gpt4-reviewer")
     ('chatgpt-3.5', 'flan-33b')
     """
-    for ending in ENDINGS:
+    for ending in FILE_ENDINGS:
         stem = stem.removesuffix(ending)
     first, _, second = stem.partition("-vs-")
-    return system(first), system(second)
+    return parse_system(first), parse_system(second)
 
 
-def system(name: str) -> str:
+def parse_system(name: str) -> str:
     """Return a system's name from the authors' one; DataError for one that is not known."""
-    found = TRAINED.fullmatch(name)
+    match = TUNED_SYSTEM.fullmatch(name)
     if name in OTHERS:
         return OTHERS[name]
-    if not found:
+    if not match:
         raise DataError(f"{name!r} is no system of the release that is known")
-    size, data = found.groups()
+    size, data = match.groups()
     return f"{data}-{SIZES.get(size, size)}b"
 
 
-def shown(
+def infer_order(
     reviews: list[dict[str, Any]], named: tuple[str, str], ids: Mapping[str, set[str]]
 ) -> tuple[str, str] | None:
     """Return (first, second) as the answer ids tell it by majority; None where they tell nothing.
@@ -227,30 +230,32 @@ def shown(
     return named if along > against else named[::-1]
 
 
-def answers(checkout: Path) -> tuple[dict[str, dict[str, set[str]]], dict[str, int], list[str]]:
+def load_answer_ids(
+    checkout: Path,
+) -> tuple[dict[str, dict[str, set[str]]], dict[str, int], list[str]]:
     """Return benchmark -> system -> ids of its answers, each answer's length, unknown files."""
     ids: dict[str, dict[str, set[str]]] = {benchmark: defaultdict(set) for benchmark in QUESTIONS}
     lengths: dict[str, int] = {}
     unknown = []
     for benchmark, by_system in ids.items():
-        for path in _files(checkout / GENERATIONS / benchmark):
+        for path in _list_files(checkout / GENERATIONS / benchmark):
             try:
-                name = system(path.stem)
+                name = parse_system(path.stem)
             except DataError:
                 unknown.append(path.name)
                 continue
-            for row in _lines(path):
+            for row in _read_lines(path):
                 text = row.get("generation_truncated", row.get("generation", row.get("text", "")))
-                found = row.get("answer_id") or short_id(text)
-                by_system[name].add(found)
-                lengths[found] = len(text)
+                identifier = row.get("answer_id") or answer_id(text)
+                by_system[name].add(identifier)
+                lengths[identifier] = len(text)
     return ids, lengths, unknown
 
 
-def short_id(text: str) -> str:
+def answer_id(text: str) -> str:
     """Return the id that the authors gave an answer: its UUID of version 5, in base 57.
 
-    >>> short_id("1, 2, 3, 4, 5")
+    >>> answer_id("1, 2, 3, 4, 5")
     'nGyPgTtdFrf3LKKdnajeUX'
     """
     web = text.lower().startswith(("http://", "https://"))
@@ -262,51 +267,50 @@ def short_id(text: str) -> str:
     return digits.rjust(22, ALPHABET[0])
 
 
-def _of_answers(review: dict[str, Any], lengths: dict[str, int]) -> dict[str, Any]:
+def _answer_columns(review: dict[str, Any], lengths: dict[str, int]) -> dict[str, Any]:
     first, second = review["answer1_id"], review["answer2_id"]
     sizes = {"chars_first": lengths.get(first), "chars_second": lengths.get(second)}
     return {"answer_first": first, "answer_second": second, **sizes}
 
 
-def _questions(checkout: Path, benchmark: str) -> dict[str, dict[str, str]]:
-    file, key, kept = QUESTIONS[benchmark]
-    rows = _lines(checkout / file)
-    found = {str(row[key]): {"category": "", "lang": "en", kept: row[kept]} for row in rows}
-    return found
+def _load_questions(checkout: Path, benchmark: str) -> dict[str, dict[str, str]]:
+    file, key, column = QUESTIONS[benchmark]
+    rows = _read_lines(checkout / file)
+    return {str(row[key]): {"category": "", "lang": "en", column: row[column]} for row in rows}
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.jsonl"))
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return list(_parsed(path))
+        return list(_parse_lines(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON lines: {error}") from error
 
 
-def _parsed(path: Path) -> Iterator[dict[str, Any]]:
+def _parse_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
             yield json.loads(line)
 
 
-def rebuild(checkout: Path, out: Path) -> list[str]:
-    """Write the verdicts of a checkout into a folder; return in lines what was found."""
-    found, shipped = import_release(checkout), released()
-    same, differ = compared(found.verdicts, shipped)
-    path = out / RELEASED.name
-    write_verdicts(with_humans(found.verdicts, shipped), path)
-    said = [
-        f"{len(found.verdicts):,} verdicts of GPT-4 from {found.files} files",
+def rebuild_release(checkout: Path, out: Path) -> list[str]:
+    """Write the verdicts of a checkout into a folder; return in lines what it holds."""
+    imported, shipped = import_release(checkout), load_released_verdicts()
+    same, differ = count_differences(imported.verdicts, shipped)
+    path = out / RELEASED_VERDICTS.name
+    write_verdicts(add_human_votes(imported.verdicts, shipped), path)
+    lines = [
+        f"{len(imported.verdicts):,} verdicts of GPT-4 from {imported.files} files",
         f"{same:,} of them are shipped too, {differ:,} otherwise than here",
     ]
     for title, names in (
-        ("named in the order that was not shown", found.misnamed),
-        ("in an order that no answer id tells, taken from the name", found.unsure),
-        ("of answers of no known system, left aside", found.unknown),
+        ("named in the order that was not shown", imported.misnamed),
+        ("in an order that no answer id tells, taken from the name", imported.unsure),
+        ("of answers of no known system, left aside", imported.unknown),
     ):
-        said.append(f"{len(names)} files {title}{':' if names else ''}")
-        said += [f"  {name}" for name in names]
-    return [*said, "human votes are those that are shipped", str(path)]
+        lines.append(f"{len(names)} files {title}{':' if names else ''}")
+        lines += [f"  {name}" for name in names]
+    return [*lines, "human votes are those that are shipped", str(path)]

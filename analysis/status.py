@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -9,107 +10,124 @@ from rich.table import Table
 
 from qlora_repro.errors import StoreError
 from qlora_repro.store.cell import TRAINED
-from qlora_repro.store.progress import FAILED, PROGRESS, read_note
-from qlora_repro.store.runs import Folder
+from qlora_repro.store.runs import FAILURE, PROGRESS, RunFolder, read_note
 
-STATES = ("running", "interrupted", "failed", "out of memory", "torn", "done")
-UNTUNED = "-untuned-"
+UNTUNED = "-untuned-"  # in a folder's name
+
+
+class State(StrEnum):
+    """What a run is doing, what is going on first."""
+
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out of memory"
+    CORRUPT = "corrupt"
+    DONE = "done"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunStatus:
     """One run as it stands."""
 
     name: str
-    state: str  # one of STATES
-    what: str  # the stage, the reason, or what is there
+    state: State
+    detail: str  # the stage, the reason, or which records are there
     age: float  # s since anything changed
-    speed: float | None  # s a training step
-    left: float | None  # s of the stage, at the speed so far
+    seconds_a_step: float | None = None
+    seconds_left: float | None = None  # of the stage, at the speed so far
 
 
-def runs(root: Path) -> list[Run]:
-    """Return every run of a results folder, what is going on first; StoreError without a folder."""
-    if not root.is_dir():
-        raise StoreError(f"--results {root} is not a folder; name one that runs are written to")
-    now = time.time()
-    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    found = [look(path, now=now) for path in sorted(folders)]
-    return sorted(found, key=lambda run: STATES.index(run.state))
+def list_statuses(results: Path) -> list[RunStatus]:
+    """Return every run of a results folder, what is going on first.
+
+    Raises:
+        StoreError: There is no such folder.
+    """
+    if not results.is_dir():
+        raise StoreError(f"--results {results} is not a folder; name one that runs are written to")
+    now, order = time.time(), list(State)
+    folders = [path for path in results.iterdir() if path.is_dir() and path.name[0] != "."]
+    statuses = [read_status(path, now=now) for path in sorted(folders)]
+    return sorted(statuses, key=lambda status: order.index(status.state))
 
 
-def look(path: Path, *, now: float) -> Run:
+def read_status(path: Path, *, now: float) -> RunStatus:
     """Return how one run stands; `now` is this machine's clock, so ages of others are rough."""
-    told: list[str] = []
-    folder = Folder(path, "", told.append)
-    here = [file.stat().st_mtime for file in path.iterdir()]
-    age = max(0.0, now - max(here, default=now))
-    progress, failure = read_note(path / PROGRESS), read_note(path / FAILED)
-    owner = folder.held_by()
-    if owner is not None:
-        return _running(path, progress or {}, owner, now=now)
+    corrupt: list[str] = []
+    folder = RunFolder(path, "", corrupt.append)
+    age = max(0.0, now - max((file.stat().st_mtime for file in path.iterdir()), default=now))
+    progress, failure = read_note(path / PROGRESS), read_note(path / FAILURE)
+    holder = folder.held_by()
+    if holder is not None:
+        return _running_status(path.name, progress or {}, holder, now=now)
     if failure is not None:
-        why = " ".join(str(failure.get("why", "")).split())
-        return Run(name=path.name, state=failure["state"], what=why, age=age, speed=None, left=None)
-    files = [file for pattern in ("*.json", "*.jsonl") for file in path.glob(pattern)]
-    whole = [f for f in files if f.name in ("whole.json", PROGRESS) or folder.has(f.name)]
-    left_off = progress is not None or (path / "checkpoints").is_dir()
-    if len(whole) < len(files):
-        state, what = "torn", told[0].removeprefix(f"{path}/")
-    elif left_off or not _finished(path):
-        state, what = "interrupted", f"in {(progress or {}).get('stage', 'training')}"
+        state, detail = State(failure["state"]), " ".join(str(failure.get("why", "")).split())
+        return RunStatus(name=path.name, state=state, detail=detail, age=age)
+    for file in sorted([*path.glob("*.json"), *path.glob("*.jsonl")]):
+        if file.name not in ("whole.json", PROGRESS):
+            folder.has(file.name)  # which tells of a corrupt one
+    if corrupt:
+        state, detail = State.CORRUPT, corrupt[0].removeprefix(f"{path}/")
+    elif progress is not None or (path / "checkpoints").is_dir() or not _is_finished(path):
+        state, detail = State.INTERRUPTED, f"in {(progress or {}).get('stage', 'training')}"
     else:
-        state, what = "done", _there(path)
-    return Run(name=path.name, state=state, what=what, age=age, speed=None, left=None)
+        state, detail = State.DONE, _describe_records(path)
+    return RunStatus(name=path.name, state=state, detail=detail, age=age)
 
 
-def _finished(path: Path) -> bool:
+def _is_finished(path: Path) -> bool:
     return UNTUNED in path.name or (path / TRAINED).exists() or any(path.glob("plan-*.jsonl"))
 
 
-def _there(path: Path) -> str:
+def _describe_records(path: Path) -> str:
     kinds = [file.name.rpartition("-")[0] for file in path.glob("*-*.jsonl")]
     trained = ["trained"] if (path / TRAINED).exists() else []
-    counted = [f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)) if kind != "answers"]
-    return ", ".join([*trained, *counted]) or "nothing yet"
+    counts = [f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)) if kind != "answers"]
+    return ", ".join([*trained, *counts]) or "nothing yet"
 
 
-def _running(path: Path, note: dict[str, Any], owner: str, *, now: float) -> Run:
+def _running_status(name: str, note: dict[str, Any], holder: str, *, now: float) -> RunStatus:
     step = f" step {note['step']}/{note['steps']}" if "step" in note else ""
-    since = now - note["at"] if "at" in note else 0.0
+    age = max(0.0, now - note["at"]) if "at" in note else 0.0
     left = note.get("seconds_left")
-    return Run(
-        name=path.name,
-        state="running",
-        what=f"{note.get('stage', 'starting')}{step}, {owner}",
-        age=max(0.0, since),
-        speed=note.get("seconds_a_step"),
-        left=None if left is None else max(0.0, left - since),
+    return RunStatus(
+        name=name,
+        state=State.RUNNING,
+        detail=f"{note.get('stage', 'starting')}{step}, {holder}",
+        age=age,
+        seconds_a_step=note.get("seconds_a_step"),
+        seconds_left=None if left is None else max(0.0, left - age),
     )
 
 
-def table(found: list[Run]) -> Table:
+def build_status_table(statuses: list[RunStatus]) -> Table:
     """Return a row a run."""
-    counts = {state: sum(run.state == state for run in found) for state in STATES}
+    counts = {state: sum(status.state == state for status in statuses) for state in State}
     title = ", ".join(f"{n} {state}" for state, n in counts.items() if n) or "no runs yet"
-    made = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
     for name in ("run", "state"):
-        made.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold")
     for name in ("changed", "a step", "left"):
-        made.add_column(name, justify="right")
-    made.add_column("what", overflow="fold")
-    for run in found:
-        speed = "-" if run.speed is None else f"{run.speed:.2f} s"
-        left = "-" if run.left is None else duration(run.left)
-        state = "OOM" if run.state == "out of memory" else run.state
-        made.add_row(run.name, state, f"{duration(run.age)} ago", speed, left, run.what)
-    return made
+        table.add_column(name, justify="right")
+    table.add_column("what", overflow="fold")
+    for status in statuses:
+        speed, left = status.seconds_a_step, status.seconds_left
+        table.add_row(
+            status.name,
+            "OOM" if status.state is State.OUT_OF_MEMORY else status.state,
+            f"{format_duration(status.age)} ago",
+            "-" if speed is None else f"{speed:.2f} s",
+            "-" if left is None else format_duration(left),
+            status.detail,
+        )
+    return table
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return seconds in the unit that a person would use.
 
-    >>> duration(5.2), duration(400), duration(8000), duration(200_000)
+    >>> format_duration(5.2), format_duration(400), format_duration(8000), format_duration(200_000)
     ('5 s', '7 min', '2.2 h', '2.3 d')
     """
     if seconds < 100:

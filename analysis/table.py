@@ -1,4 +1,4 @@
-"""A finished table: cells as text, footnotes, and its forms."""
+"""A finished table: cells as text with notes below, and how it is printed and written."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table as RichTable
 
-from qlora_repro.store.integrity import write_whole
+from qlora_repro.store.integrity import write_atomic
 
 LATEX = str.maketrans(
     {
@@ -32,51 +32,51 @@ class Table:
     runs: tuple[str, ...] = ()  # the folders of the runs behind it
 
     @property
-    def measured(self) -> bool:
+    def has_results(self) -> bool:
         """Whether any cell is ours: a table of printed numbers alone has no results."""
         ours = [column for column in self.frame.columns if str(column).startswith("ours")]
         return not self.frame.empty and (not ours or bool(self.frame[ours].notna().any(axis=None)))
 
-    def rich(self) -> RichTable:
+    def to_rich(self) -> RichTable:
         """Return the table for a terminal; the notes are its caption."""
-        made = RichTable(title=self.title, title_justify="left", caption_justify="left")
-        made.caption = "\n".join(self.notes)
+        rendered = RichTable(title=self.title, title_justify="left", caption_justify="left")
+        rendered.caption = "\n".join(self.notes)
         for position, column in enumerate(self.frame.columns):
-            made.add_column(str(column), justify="left" if position == 0 else "right")
-        for row in self.texts():
-            made.add_row(*row)
-        return made
+            rendered.add_column(str(column), justify="left" if position == 0 else "right")
+        for row in self.cell_texts():
+            rendered.add_row(*row)
+        return rendered
 
-    def texts(self) -> list[list[str]]:
+    def cell_texts(self) -> list[list[str]]:
         """Return the cells as they are printed."""
         rows = self.frame.astype(object).itertuples(index=False)
         return [[MISSING if pd.isna(cell) else str(cell) for cell in row] for row in rows]
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """Return the table as GitHub shows it."""
-        lines = [[str(column) for column in self.frame.columns], *self.texts()]
+        lines = [[str(column) for column in self.frame.columns], *self.cell_texts()]
         escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
         bars = [f"| {' | '.join(line)} |" for line in escaped]
         rule = "|" + " --- |" * len(self.frame.columns)
         notes = [f"- {note}" for note in self.notes]
         return "\n".join([f"# {self.title}", "", bars[0], rule, *bars[1:], "", *notes]) + "\n"
 
-    def latex(self) -> str:
+    def to_latex(self) -> str:
         """Return the table as a tabular of LaTeX with graphicx, its notes below.
 
         One that is wider than the text is made as small as it takes.
         """
-        lines = [[str(column) for column in self.frame.columns], *self.texts()]
-        head, *rows = [" & ".join(map(latex, line)) + r" \\" for line in lines]
+        lines = [[str(column) for column in self.frame.columns], *self.cell_texts()]
+        head, *rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in lines]
         columns = "l" + "r" * (len(self.frame.columns) - 1)
         return "\n".join(
             [
                 r"\begin{table}",
-                rf"\caption{{{latex(self.title)}}}",
+                rf"\caption{{{escape_latex(self.title)}}}",
                 r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                 rf"\begin{{tabular}}{{{columns}}}",
                 *(r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}}", r"\par"),
-                *(rf"\footnotesize {latex(note)}\par" for note in self.notes),
+                *(rf"\footnotesize {escape_latex(note)}\par" for note in self.notes),
                 r"\end{table}",
                 "",
             ]
@@ -84,15 +84,35 @@ class Table:
 
     def write(self, folder: Path, name: str) -> None:
         """Write `<name>.md`, `<name>.csv` and `<name>.tex`."""
-        write_whole(folder / f"{name}.md", self.markdown())
-        write_whole(folder / f"{name}.csv", self.frame.to_csv(index=False))
-        write_whole(folder / f"{name}.tex", self.latex())
+        write_atomic(folder / f"{name}.md", self.to_markdown())
+        write_atomic(folder / f"{name}.csv", self.frame.to_csv(index=False))
+        write_atomic(folder / f"{name}.tex", self.to_latex())
 
 
-def latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Return text as LaTeX prints it letter for letter.
 
-    >>> latex("50% of a_b")
+    >>> escape_latex("50% of a_b")
     '50\\\\% of a\\\\_b'
     """
     return text.translate(LATEX)
+
+
+def format_signed(difference: float, digits: int) -> str:
+    """Return a difference with its sign, and a plain zero.
+
+    >>> format_signed(-0.04, 1), format_signed(-0.06, 1)
+    ('+0.0', '-0.1')
+    """
+    return f"{round(difference, digits) + 0.0:+.{digits}f}"
+
+
+def format_interval(interval: tuple[float, float], digits: int, *, signed: bool = False) -> str:
+    """Return the ends of an interval in brackets.
+
+    >>> format_interval((0.12, 3.0), 1), format_interval((-1, 2), 1, signed=True)
+    ('[0.1, 3.0]', '[-1.0, +2.0]')
+    """
+    sign = "+" if signed else ""
+    low, high = interval
+    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"

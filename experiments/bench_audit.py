@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from analysis.judge_audit.counted_verdicts import OUTCOMES, materials
-from analysis.judge_audit.report import examine
+from analysis.judge_audit.report import audit_judge
+from analysis.judge_audit.verdict_counts import OUTCOMES, split_by_judge
 from qlora_repro.console import say
-from qlora_repro.stats.bootstrap import Array
-from qlora_repro.store.verdicts import released
+from qlora_repro.stats.intervals import Array
+from qlora_repro.store.verdicts import load_released_verdicts
 
 TARGET = 30.0  # seconds
 
@@ -26,8 +26,8 @@ TARGET = 30.0  # seconds
 def ours(rows: pd.DataFrame, *, resamples: int) -> tuple[float, float]:
     """Return (seconds, Elo advantage) of the whole audit, every section with its intervals."""
     began = time.perf_counter()
-    (material,) = materials(rows, benchmark="oa", resamples=resamples, seed=0)
-    facts = examine(material)["advantage"].facts
+    (judged,) = split_by_judge(rows, benchmark="oa", resamples=resamples, seed=0)
+    facts = audit_judge(judged)["advantage"].facts
     return time.perf_counter() - began, facts["advantage"]["value"]
 
 
@@ -36,12 +36,12 @@ def plain(rows: pd.DataFrame, *, resamples: int) -> tuple[float, float]:
     read = rows[rows["verdict"].notna()]
     by_prompt = dict(list(read.groupby("question")))
     names, rng = list(by_prompt), np.random.default_rng(0)
-    began, found = time.perf_counter(), []
+    began, estimates = time.perf_counter(), []
     for _ in range(resamples):
         chosen = rng.integers(0, len(names), len(names))
         parts = [by_prompt[names[at]].assign(draw=draw) for draw, at in enumerate(chosen)]
-        found.append(_figures(pd.concat(parts, ignore_index=True)))
-    return time.perf_counter() - began, float(np.mean(found))
+        estimates.append(_figures(pd.concat(parts, ignore_index=True)))
+    return time.perf_counter() - began, float(np.mean(estimates))
 
 
 def _figures(rows: pd.DataFrame) -> float:
@@ -67,8 +67,8 @@ def order_in_elo(counts: pd.DataFrame) -> float:
         total = np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return float(-(seen * (logits - total)).sum() + theta[:-2].mean() ** 2)
 
-    found = minimize(loss, np.zeros(len(names) + 2), method="BFGS")
-    return float(found.x[-2] * 400 / np.log(10))
+    estimates = minimize(loss, np.zeros(len(names) + 2), method="BFGS")
+    return float(estimates.x[-2] * 400 / np.log(10))
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--plain", type=int, default=2, help="resamples of the plain loop")
     asked = parser.parse_args()
-    frame = released()
+    frame = load_released_verdicts()
     rows = frame[(frame["benchmark"] == "oa") & (frame["judge"] == "gpt-4")]
     seconds, advantage = ours(rows, resamples=asked.resamples)
     slow, known = plain(rows, resamples=asked.plain)

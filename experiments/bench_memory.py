@@ -65,53 +65,62 @@ def give_back_at_once() -> None:
     library.malloc_trim(0)
 
 
-def measure(name: str, *, batch: int, length: int, kept: bool) -> Growth:
+def measure(name: str, *, batch: int, length: int, keep_freed: bool) -> Growth:
     """Train one setting for two steps of rows that all have the same length."""
-    from qlora_repro.memory.prediction import predicted_peak
+    from qlora_repro.memory.prediction import predict_peak
 
     size = (f"train.batch_size={batch}", f"train.micro_batch_size={batch}", "train.save_steps=0")
     targets = f"data.max_target_len={length // 4}"
-    words = (*SETTINGS[name], *size, targets, f"train.max_steps={STEPS}")
-    _train(configuration(("model=tiny", FLOAT32, *words)), length=length, kept=kept)
-    cfg = configuration(("model=smollm2_135m", FLOAT32, *words))
+    settings = (*SETTINGS[name], *size, targets, f"train.max_steps={STEPS}")
+    _train(configuration(("model=tiny", FLOAT32, *settings)), length=length, keep_freed=keep_freed)
+    cfg = configuration(("model=smollm2_135m", FLOAT32, *settings))
     before = resident("VmRSS")
-    loaded = _train(cfg, length=length, kept=kept)
+    loaded = _train(cfg, length=length, keep_freed=keep_freed)
     return Growth(
-        predicted=predicted_peak(cfg, length=length, padded=False),
+        predicted=predict_peak(cfg, length=length, padded=False),
         measured=resident("VmHWM") - before,
         loaded=loaded - before,
     )
 
 
-def _train(cfg: Any, *, length: int, kept: bool) -> int:
+def _train(cfg: Any, *, length: int, keep_freed: bool) -> int:
     """Load and train; return what was resident in between, bytes."""
     model, tokenizer = our_model(cfg)
-    if not kept:
+    if not keep_freed:
         give_back_at_once()
     loaded = resident("VmRSS")
     forget_peak()
-    rows = made_rows(STEPS * cfg.train.batch_size, length=length, targets=cfg.data.max_target_len)
+    rows = random_rows(STEPS * cfg.train.batch_size, length=length, targets=cfg.data.max_target_len)
     train_as_we_do(cfg, model, tokenizer, rows, watch=[])
     return loaded
 
 
-def made_rows(count: int, *, length: int, targets: int) -> list[Any]:
+def random_rows(count: int, *, length: int, targets: int) -> list[Any]:
     """Return rows of random tokens, the last of which are trained on."""
-    from qlora_repro.data.tokenization import Row
+    from qlora_repro.data.tokenization import EncodedExample
 
     rng = random.Random(0)
     ids = [[rng.randrange(3, 500) for _ in range(length)] for _ in range(count)]
     source = length - targets
-    return [Row(ids=i, labels=[-100] * source + i[source:], truncated=False) for i in ids]
+    return [
+        EncodedExample(ids=i, labels=[-100] * source + i[source:], truncated=False) for i in ids
+    ]
 
 
 def measured_apart(name: str, asked: argparse.Namespace, folder: Path) -> Growth:
     """Measure one setting in a process of its own; its output is shown only when it fails."""
     result = folder / "growth.json"
-    words = [sys.executable, "-m", "experiments.bench_memory", "--setting", name]
-    words += ["--result", str(result), "--batch", str(asked.batch), "--length", str(asked.length)]
+    command = [sys.executable, "-m", "experiments.bench_memory", "--setting", name]
+    command += [
+        "--result",
+        str(result),
+        "--batch",
+        str(asked.batch),
+        "--length",
+        str(asked.length),
+    ]
     done = subprocess.run(
-        words + (["--kept"] if asked.kept else []), cwd=ROOT, capture_output=True, text=True
+        command + (["--kept"] if asked.kept else []), cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
         say(done.stdout, done.stderr)
@@ -119,14 +128,14 @@ def measured_apart(name: str, asked: argparse.Namespace, folder: Path) -> Growth
     return Growth(**json.loads(result.read_text()))
 
 
-def show(found: dict[str, Growth]) -> None:
+def show_growth(growths: dict[str, Growth]) -> None:
     """Print a row a setting."""
     from rich.table import Table
 
     table = Table(title="growth in memory, GB: loading the model and training it")
     for heading in ("setting", "predicted", "measured", "of it loaded", "ratio", "within 15%"):
         table.add_column(heading, justify="left" if heading == "setting" else "right")
-    for name, growth in found.items():
+    for name, growth in growths.items():
         ratio = growth.predicted / growth.measured
         sizes = (growth.predicted, growth.measured, growth.loaded)
         verdict = "yes" if abs(ratio - 1) <= TARGET else "no"
@@ -144,12 +153,14 @@ def main() -> None:
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.setting:
-        growth = measure(asked.setting, batch=asked.batch, length=asked.length, kept=asked.kept)
+        growth = measure(
+            asked.setting, batch=asked.batch, length=asked.length, keep_freed=asked.kept
+        )
         asked.result.write_text(json.dumps(asdict(growth)))
         return
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     with tempfile.TemporaryDirectory() as folder:
-        show({name: measured_apart(name, asked, Path(folder)) for name in SETTINGS})
+        show_growth({name: measured_apart(name, asked, Path(folder)) for name in SETTINGS})
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from qlora_repro.console import say
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, BLOCKSIZE, DTYPE = 4096, 64, "nf4"
 REPEATS = 5
-ARMS = ("ours", "bitsandbytes")
+IMPLEMENTATIONS = ("ours", "bitsandbytes")
 # Bytes from which on glibc asks the kernel anew: for codes and weights, but no copies of a piece
 ANEW = {"fresh": 1 << 23, "reused": 1 << 30}
 # what of an arm, how often better it must be in fresh memory
@@ -58,41 +58,41 @@ def weight() -> Any:
 
 def our_way(dq: bool) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return our functions from a weight to packed codes and constants, and back."""
-    from qlora_repro.quant.blockwise import dequantize_packed, double_quantize, pack, quantize
-    from qlora_repro.quant.codebooks import codebook
+    from qlora_repro.quant.blockwise import dequantize_packed, double_quantize, pack_codes, quantize
+    from qlora_repro.quant.codebooks import make_codebook
 
-    book = codebook(DTYPE)
+    book = make_codebook(DTYPE)
 
-    def there(held: Any) -> Any:
+    def forward(held: Any) -> Any:
         q = quantize(held, book, blocksize=BLOCKSIZE)
         twice = double_quantize(q.absmax) if dq else None
-        return replace(q, codes=pack(q.codes, dtype=DTYPE)), twice
+        return replace(q, codes=pack_codes(q.codes, dtype=DTYPE)), twice
 
     def back(stored: Any) -> Any:
         q, twice = stored
         absmax = q.absmax if twice is None else twice.dequantize()
         return dequantize_packed(replace(q, absmax=absmax), book, dtype=DTYPE)
 
-    return there, back
+    return forward, back
 
 
 def their_way(dq: bool) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return bitsandbytes' functions from a weight to packed codes and constants, and back."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    def there(held: Any) -> Any:
+    def forward(held: Any) -> Any:
         return quantize_4bit(held, blocksize=BLOCKSIZE, quant_type=DTYPE, compress_statistics=dq)
 
-    return there, lambda stored: dequantize_4bit(*stored)
+    return forward, lambda stored: dequantize_4bit(*stored)
 
 
 def measure(arm: str, *, dq: bool) -> dict[str, Measured]:
     """Measure both directions of one arm in this process."""
-    there, back = (our_way if arm == "ours" else their_way)(dq)
+    forward, back = (our_way if arm == "ours" else their_way)(dq)
     held = weight()
-    back(there(held[:64]))  # what is imported and built once
-    found = {"quantize": timed(there, held)}
-    return found | {"dequantize": timed(back, there(held))}
+    back(forward(held[:64]))  # what is imported and built once
+    measured = {"quantize": timed(forward, held)}
+    return measured | {"dequantize": timed(back, forward(held))}
 
 
 def timed(work: Callable[[Any], Any], argument: Any) -> Measured:
@@ -113,23 +113,23 @@ def timed(work: Callable[[Any], Any], argument: Any) -> Measured:
 
 def resident(field: str) -> int:
     """Return a size of this process in bytes, as Linux gives it."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024 if found else 0
+    size = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(size[1]) * 1024 if size else 0
 
 
 def measured_apart(arm: str, *, dq: bool, memory: str) -> dict[str, Measured]:
     """Measure one arm in a process of its own; its output is shown only when it fails."""
-    words = [sys.executable, "-m", "experiments.bench_quant", "--arm", arm, *(["--dq"] * dq)]
-    told = os.environ | {
+    command = [sys.executable, "-m", "experiments.bench_quant", "--arm", arm, *(["--dq"] * dq)]
+    environment = os.environ | {
         "MALLOC_MMAP_THRESHOLD_": str(ANEW[memory]),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),  # and what it holds it keeps
     }
-    done = subprocess.run(words, cwd=ROOT, env=told, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         say(done.stdout, done.stderr)
         raise SystemExit(f"arm {arm} failed")
     lines = json.loads(done.stdout.splitlines()[-1])
-    return {what: Measured(**found) for what, found in lines.items()}
+    return {what: Measured(**measured) for what, measured in lines.items()}
 
 
 def refuse_unequal() -> None:
@@ -150,7 +150,7 @@ def best(rounds: list[Measured]) -> Measured:
     return Measured(seconds=min(m.seconds for m in rounds), memory=min(m.memory for m in rounds))
 
 
-def show(found: dict[Case, list[Measured]]) -> None:
+def show_measurements(measured: dict[Case, list[Measured]]) -> None:
     """Print times and memory of both, then bitsandbytes' over ours."""
     from rich.table import Table
 
@@ -167,7 +167,7 @@ def show(found: dict[Case, list[Measured]]) -> None:
     ):
         table.add_column(heading, justify="left" if heading in ("", "memory") else "right")
     for what, memory, dq in product(TARGETS, ANEW, (False, True)):
-        ours, theirs = (best(found[arm, memory, dq, what]) for arm in ARMS)
+        ours, theirs = (best(measured[arm, memory, dq, what]) for arm in IMPLEMENTATIONS)
         ratio = theirs.seconds / ours.seconds
         sides = [f"{m.seconds * 1e3:.1f} ms, {m.memory / 1e6:.0f} MB" for m in (ours, theirs)]
         # of memory that was there before, what it adds says nothing
@@ -182,7 +182,7 @@ def main() -> None:
     """Compare the results, then measure every arm in turn; or, as a part of that, one arm."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--arm", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--dq", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.arm:
@@ -191,11 +191,11 @@ def main() -> None:
         return
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
     refuse_unequal()
-    found: dict[Case, list[Measured]] = {}
-    for _, memory, dq, arm in product(range(asked.rounds), ANEW, (False, True), ARMS):
+    measured: dict[Case, list[Measured]] = {}
+    for _, memory, dq, arm in product(range(asked.rounds), ANEW, (False, True), IMPLEMENTATIONS):
         for what, one in measured_apart(arm, dq=dq, memory=memory).items():
-            found.setdefault((arm, memory, dq, what), []).append(one)
-    show(found)
+            measured.setdefault((arm, memory, dq, what), []).append(one)
+    show_measurements(measured)
 
 
 if __name__ == "__main__":

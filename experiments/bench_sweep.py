@@ -32,11 +32,11 @@ SCALING = 1.7  # times: two workers against one
 LONG = ("train.max_steps=240", "data.rows=512", "train.save_steps=0")
 
 
-def run(folder: Path, *words: str) -> float:
+def run(folder: Path, *overrides: str) -> float:
     """Run the command in a folder; return its seconds. Raises SystemExit when it fails."""
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *words],
+        [sys.executable, str(ROOT / "run.py"), *overrides],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -66,12 +66,18 @@ def scaling(folder: Path) -> list[tuple[str, str, str]]:
     """
     took: dict[int, float] = {}
     for workers in (1, 2):
-        words = [*TINY, *LONG, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}", "-m"]
+        overrides = [
+            *TINY,
+            *LONG,
+            "hydra/launcher=joblib",
+            f"hydra.launcher.n_jobs={workers}",
+            "-m",
+        ]
         times = []
         for cells in (workers, SEEDS + workers):
             name = folder / f"workers-{workers}-{cells}"
             name.mkdir()
-            times.append(run(name, *words, seeds(cells)))
+            times.append(run(name, *overrides, seeds(cells)))
         took[workers] = times[1] - times[0]
     ratio = took[1] / took[2]
     return [
@@ -127,7 +133,7 @@ def _verdict(met: bool, target: str) -> str:
     return f"{target}: {'met' if met else 'missed'}"
 
 
-def show(rows: Sequence[tuple[str, str, str]]) -> None:
+def show_rows(rows: Sequence[tuple[str, str, str]]) -> None:
     """Print the figures."""
     table = Table(title="what a sweep costs; tiny model, one thread", title_justify="left")
     for name in ("", "measured", "target"):
@@ -142,7 +148,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
     with tempfile.TemporaryDirectory() as folder:
-        show([*measure(Path(folder)), *scaling(Path(folder))])
+        show_rows([*measure(Path(folder)), *scaling(Path(folder))])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Arm:
 NF4, LORA_16 = ("dtype=nf4", "dq=true"), ("dtype=bf16", "dq=false")
 SIMULATED = (*NF4, "dtype.backend=simulated")
 BF16 = "bfloat16"
-ARMS = {
+VARIANTS = {
     "a": Arm("plain script, NF4 + DQ", "plain", NF4),
     "b": Arm("plain script, 16-bit LoRA", "plain", LORA_16),
     "c": Arm("ours, BF16 LoRA", "ours", LORA_16),
@@ -94,18 +94,18 @@ def measure(name: str, *, steps: int) -> Measured:
 
     from experiments.plain_script import plain_model
     from experiments.step_clock import StepClock
-    from qlora_repro.data.datasets import examples
-    from qlora_repro.stages.train import encoded
-    from qlora_repro.train.memory import MemoryPeak
+    from qlora_repro.data.datasets import load_examples
+    from qlora_repro.stages.train import encode_rows
+    from qlora_repro.train.memory import PeakMemory
 
-    arm = ARMS[name]
+    arm = VARIANTS[name]
     how = (f"dtype.compute_dtype={arm.dtype}", f"train.max_steps={steps}")
     cfg = configuration((*COMMON, *arm.overrides, *how))
     model, tokenizer = (our_model if arm.how == "ours" else plain_model)(cfg)
     size = cfg.train.batch_size
-    rows = encoded(examples(cfg.data), tokenizer, model=cfg.model, cfg=cfg.data)
+    rows = encode_rows(load_examples(cfg.data), tokenizer, model=cfg.model, cfg=cfg.data)
     timed, warming = rows[: steps * size], rows[-size:]
-    peak = MemoryPeak(next(model.parameters()).device)
+    peak = PeakMemory(next(model.parameters()).device)
     run = training(arm.how)
     run(cfg, model, tokenizer, warming, watch=[])
     torch.manual_seed(0)
@@ -116,7 +116,7 @@ def measure(name: str, *, steps: int) -> Measured:
     )
     run(cfg, model, tokenizer, timed, watch=[clock])
     count.remove()
-    most = peak.bytes()
+    most = peak.peak_bytes()
     return Measured(
         seconds=clock.seconds,
         tokens=sum(map(len, timed)),
@@ -165,18 +165,18 @@ def configuration(overrides: Sequence[str]) -> Any:
     """Return the RunConfig that `python run.py` would compose."""
     from hydra import compose, initialize_config_dir
 
-    from qlora_repro.config.validate import parse
+    from qlora_repro.config.validate import parse_config
 
     os.environ["QLORA_REPRO_ROOT"] = str(ROOT)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return parse(compose("config", list(overrides)), written=set())
+        return parse_config(compose("config", list(overrides)), written=set())
 
 
 def our_model(cfg: Any) -> tuple[Any, Any]:
     """Return the model and tokenizer as the pipeline makes them."""
-    from qlora_repro.session import Live
+    from qlora_repro.session import ModelSession
 
-    loaded = Live(cfg, Path(os.devnull)).trainable()
+    loaded = ModelSession(cfg, Path(os.devnull)).trainable()
     return loaded.model, loaded.tokenizer
 
 
@@ -184,35 +184,37 @@ def train_as_we_do(
     cfg: Any, model: Any, tokenizer: Any, rows: Sequence[Any], *, watch: list[Any]
 ) -> None:
     """Run the pipeline's training over the rows once."""
-    from qlora_repro.stages.train import collator
-    from qlora_repro.train.trainer import Job, train
+    from qlora_repro.stages.train import choose_collator
+    from qlora_repro.train.trainer import TrainingInputs, train_model
 
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(
+        job = TrainingInputs(
             rows=rows,
-            collate=collator(model, tokenizer, kind=cfg.model.kind, packing=cfg.train.packing),
+            collate=choose_collator(
+                model, tokenizer, kind=cfg.model.kind, packing=cfg.train.packing
+            ),
             compute_dtype=cfg.dtype.compute_dtype,
             seed=cfg.seed,
             folder=Path(folder),
-            watch=watch,
+            callbacks=watch,
         )
-        train(model, job, cfg=replace(cfg.train, max_steps=len(rows) // cfg.train.batch_size))
+        train_model(model, job, cfg=replace(cfg.train, max_steps=len(rows) // cfg.train.batch_size))
 
 
 def measured_apart(name: str, *, steps: int, folder: Path) -> Measured:
     """Measure one arm in a process of its own; its output is shown only when it fails."""
     result = folder / "measured.json"
     command = [sys.executable, "-m", "experiments.bench_training"]
-    words = [*command, "--arm", name, "--result", str(result), "--steps", str(steps)]
-    ours = {"GOMP_SPINCOUNT": "2000"} if ARMS[name].how == "ours" else {}  # as run.py sets it
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | ours)
+    columns = [*command, "--arm", name, "--result", str(result), "--steps", str(steps)]
+    ours = {"GOMP_SPINCOUNT": "2000"} if VARIANTS[name].how == "ours" else {}  # as run.py sets it
+    done = subprocess.run(columns, cwd=ROOT, capture_output=True, text=True, env=os.environ | ours)
     if done.returncode:
         say(done.stdout, done.stderr)
         raise SystemExit(f"arm {name} failed")
     return Measured(**json.loads(result.read_text()))
 
 
-def show(rounds: dict[str, list[Measured]]) -> None:
+def show_rounds(rounds: dict[str, list[Measured]]) -> None:
     """Print the arms, then the ratios of their speeds."""
     from rich.table import Table
 
@@ -220,14 +222,14 @@ def show(rounds: dict[str, list[Measured]]) -> None:
     heads = ("", "arm", "real tokens/s", "whole rounds", "padding", "in products", "peak memory")
     for heading in heads:
         table.add_column(heading, justify="left" if heading in ("", "arm") else "right")
-    for name, found in rounds.items():
-        padding = 1 - sum(m.tokens for m in found) / sum(m.computed for m in found)
-        memory = max(m.peak_memory for m in found) / 1e9
-        whole = [f"{m.speed:.0f}" for m in sorted(found, key=lambda m: m.speed)]
-        products = f"{max(m.products for m in found):.0%}"
-        words = (f"{best(found):.0f}", ", ".join(whole), f"{padding:.0%}", products)
-        words += (f"{memory:.2f} GB",)
-        table.add_row(name, ARMS[name].title, *words)
+    for name, measurements in rounds.items():
+        padding = 1 - sum(m.tokens for m in measurements) / sum(m.computed for m in measurements)
+        memory = max(m.peak_memory for m in measurements) / 1e9
+        speeds = [f"{m.speed:.0f}" for m in sorted(measurements, key=lambda m: m.speed)]
+        products = f"{max(m.products for m in measurements):.0%}"
+        columns = (f"{best(measurements):.0f}", ", ".join(speeds), f"{padding:.0%}", products)
+        columns += (f"{memory:.2f} GB",)
+        table.add_row(name, VARIANTS[name].title, *columns)
     say(table)
     say(
         f"a step of ours is to be in matrix products for at least {PRODUCTS_TARGET:.0%} of its time"
@@ -242,7 +244,7 @@ def show(rounds: dict[str, list[Measured]]) -> None:
         verdict = ""
         if target is not None:
             verdict = f"at least {target:.2f}: {'met' if ratio >= target else 'missed'}"
-        titles = (ARMS[arm].title, ARMS[baseline].title)
+        titles = (VARIANTS[arm].title, VARIANTS[baseline].title)
         table.add_row(f"{arm}/{baseline}", *titles, f"{ratio:.2f}", verdict)
     say(table)
 
@@ -252,24 +254,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps of one measurement")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--arm", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.arm:
         asked.result.write_text(json.dumps(asdict(measure(asked.arm, steps=asked.steps))))
         return
     say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
-    arms = {name: arm for name, arm in ARMS.items() if not left_out(arm)}
-    for name in ARMS.keys() - arms.keys():
-        say(f"{name}, {ARMS[name].title}: left out: {left_out(ARMS[name])}")
-    rounds: dict[str, list[Measured]] = {name: [] for name in arms}
+    chosen = {name: arm for name, arm in VARIANTS.items() if not left_out(arm)}
+    for name in VARIANTS.keys() - chosen.keys():
+        say(f"{name}, {VARIANTS[name].title}: left out: {left_out(VARIANTS[name])}")
+    rounds: dict[str, list[Measured]] = {name: [] for name in chosen}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, asked.rounds + 1):
-            for name, arm in arms.items():
+            for name, arm in chosen.items():
                 rounds[name].append(measured_apart(name, steps=asked.steps, folder=Path(folder)))
                 speed = rounds[name][-1].speed
                 say(f"round {number}/{asked.rounds}: {arm.title}: {speed:.0f} real tokens/s")
-    show(rounds)
+    show_rounds(rounds)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ from transformers import (
 )
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.data.tokenization import Row
-from qlora_repro.model.checkpoint import find
+from qlora_repro.data.tokenization import EncodedExample
+from qlora_repro.model.checkpoint import find_checkpoint
 from qlora_repro.model.device import resolve_device
 
 
 def plain_model(cfg: RunConfig) -> tuple[Any, Any]:
     """Return the model with its adapters, and the tokenizer."""
-    folder = find(cfg.model).folder
+    folder = find_checkpoint(cfg.model).folder
     compute = getattr(torch, cfg.dtype.compute_dtype)
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -56,7 +56,7 @@ def plain_model(cfg: RunConfig) -> tuple[Any, Any]:
 
 
 def train_plainly(
-    cfg: RunConfig, model: Any, tokenizer: Any, rows: Sequence[Row], *, watch: list[Any]
+    cfg: RunConfig, model: Any, tokenizer: Any, rows: Sequence[EncodedExample], *, watch: list[Any]
 ) -> None:
     """Train one epoch; `watch` takes callbacks."""
     with tempfile.TemporaryDirectory() as folder:

@@ -13,11 +13,11 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.data.tokenization import Row
+from qlora_repro.data.tokenization import EncodedExample
 
 
 def train_with_trl(
-    cfg: RunConfig, model: Any, tokenizer: Any, rows: Sequence[Row], *, watch: list[Any]
+    cfg: RunConfig, model: Any, tokenizer: Any, rows: Sequence[EncodedExample], *, watch: list[Any]
 ) -> None:
     """Train one epoch; `watch` takes callbacks."""
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

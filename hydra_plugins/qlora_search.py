@@ -6,14 +6,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from qlora_repro.sweep.optuna_search import Search
+from qlora_repro.sweep.optuna_search import OptunaSearch
 
 
 class OptunaSweeper(Sweeper):
     """hydra/sweeper=optuna."""
 
     def __init__(self, **settings: Any) -> None:
-        self.search = Search(**settings)
+        self.search = OptunaSearch(**settings)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

@@ -17,17 +17,17 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
 
 
-_PLAIN: list[bool] = []
+_plain_lines: list[bool] = []
 
 
-def plain() -> None:
+def use_plain_lines() -> None:
     """Print lines only from now on: other processes write on this terminal too."""
-    _PLAIN.append(True)
+    _plain_lines.append(True)
 
 
 def interactive() -> bool:
     """Whether a person watches this process alone: a terminal, not a pipe."""
-    return sys.stdout.isatty() and not _PLAIN
+    return sys.stdout.isatty() and not _plain_lines
 
 
 def say(*what: Any) -> None:
@@ -36,7 +36,7 @@ def say(*what: Any) -> None:
     _console(stderr=False).print(*what, markup=False, soft_wrap=text)
 
 
-def sentence(text: str) -> None:
+def print_error(text: str) -> None:
     """Print an error."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {text}", markup=False)
 

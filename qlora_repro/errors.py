@@ -7,7 +7,7 @@ QloraError
 ├── StoreError       a results folder that cannot be read or written
 │   └── Busy         another process works on the same run
 └── RunError         a run that started and must stop: NaN loss, a manifest that contradicts
-    └── LackOfMemory
+    └── OutOfMemory
 """
 
 
@@ -39,5 +39,18 @@ class RunError(QloraError):
     """A run started and had to stop."""
 
 
-class LackOfMemory(RunError):
+class OutOfMemory(RunError):
     """A run had too little memory, of a GPU or of the machine."""
+
+
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that a GPU or the machine is out of memory.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    True
+    """
+    by_name = type(error).__name__ in ("OutOfMemoryError", "MemoryError")  # torch's and Python's
+    return by_name or any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)

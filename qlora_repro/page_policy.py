@@ -5,7 +5,7 @@ import hashlib
 import re
 
 
-def policy(source: str, *, pictures: bool = False) -> str:
+def content_security_policy(source: str, *, pictures: bool = False) -> str:
     """Return the content security policy of a page or of its template.
 
     Its own script and style run, told by their sha256, and nothing else; no text in the page can

@@ -1,11 +1,32 @@
 """Frozen facts that cross stages: one JSON line each in the store, units in the comments."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Literal, Self
 
 Verdict = Literal["better", "worse", "not resolved"]
 PERPLEXITY = "perplexity"  # the task whose answers are tokens of a text, and its exponential score
 LOSS = "nats_per_token"  # the score of each of these tokens
+
+
+class CellState(StrEnum):
+    """What came of a cell so far; the texts are those on the disk and in tables."""
+
+    RUNNING = "running"
+    DONE = "done"
+    IN_STORE = "in the store"  # nothing was left to do
+    FOLDED = "folded"  # an earlier cell of the sweep is the same
+    BUSY = "busy"  # another process works on it
+    NOT_BEGUN = "not begun"
+    PROCESS_DIED = "ended"
+    REFUSED = "refused"  # before anything was computed
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out of memory"
+
+
+FAILURES = (CellState.REFUSED, CellState.FAILED, CellState.OUT_OF_MEMORY)
+UNFINISHED = (*FAILURES, CellState.RUNNING, CellState.PROCESS_DIED)  # at the end of a sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +227,24 @@ class Match:
     reference: str  # a right answer; empty where the question has none
 
 
+class MatchVerdict(StrEnum):
+    """Whose answer is better, by the order in which they are shown."""
+
+    FIRST = "first"
+    SECOND = "second"
+    TIE = "tie"
+
+
+class ParseStatus(StrEnum):
+    """What a judge's reply holds; one that only lenient rules can read is "recovered:RULE"."""
+
+    OK = "ok"
+    HAND_FILLED = "hand_filled"  # a score that people filled in
+    UNPARSED = "unparsed"
+    REFUSED = "refused"
+    API_ERROR = "api_error"  # the server will never answer the request
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judgment:
     """One verdict on one match: a row of the judge's audit."""
@@ -235,3 +274,110 @@ class Judgment:
     reply: str  # the key of the stored reply; empty where the judge leaves none
     model: str  # as the server named it
     fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestSection:
+    """A section of the manifest, on the disk under the names of its fields."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read a section; what an older manifest lacks is None."""
+        return cls(**{field.name: values.get(field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(ManifestSection):
+    """The code, the packages and the machine that made a number."""
+
+    commit: str | None  # None outside a git checkout
+    dirty: bool | None
+    packages: dict[str, str | None]
+    python: str
+    platform: str
+    device: str  # as the caller read it off the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseWeights(ManifestSection):
+    """How the base's weights are held in memory."""
+
+    modules: int  # quantized layers
+    kinds: dict[str, int]  # of them, by class
+    dtypes: list[str]
+    blocksizes: list[int | None]
+    double_quantized: int  # layers
+    scales: list[str]  # types that quantization constants are kept in
+    parameters: int  # quantized ones
+    all_parameters: int
+    bits_per_parameter: float | None  # codes and scales; None where nothing is quantized
+    code_bytes: int
+    scale_bytes: int
+    table_bytes: int
+    simulated: bool  # memory holds 16-bit weights beside the codes
+    kept: list[dict[str, Any]]  # parameters that are not quantized, by role and dtype
+    quantized_share: float | None  # of the parameters in blocks; None in older manifests
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSites(ManifestSection):
+    """Where LoRA's adapters are."""
+
+    target: str
+    sites: dict[str, int]  # adapted layers by role
+    r: int | None  # None where every weight trains
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData(ManifestSection):
+    """The rows that were trained on."""
+
+    name: str
+    fingerprint: str
+    rows: int
+    tasks: dict[str, int]  # rows of each
+    tokens: int
+    trained_share: float  # of the tokens
+    truncated_share: float  # of the rows
+    unended_share: float | None  # rows without an end of sequence; None in older manifests
+
+
+MANIFEST_SECTIONS: dict[str, type[ManifestSection]] = {
+    "base": BaseWeights,
+    "provenance": Provenance,
+    "lora": AdapterSites,
+    "data": TrainingData,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ran; the sections after `provenance` are of a tuned model only."""
+
+    run_id: str
+    decided_by: dict[str, Any]  # the settings that name the run
+    model: dict[str, Any]  # where the checkpoint came from
+    base: BaseWeights
+    provenance: Provenance
+    seed: int | None = None
+    lora: AdapterSites | None = None
+    trainable: dict[str, Any] | None = None  # parameters that train, by kind and dtype
+    data: TrainingData | None = None
+    training: dict[str, Any] | None = None  # the TrainResult, with a count for its steps
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document on the disk."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read a document, also an older one."""
+        values: dict[str, Any] = {field.name: document.get(field.name) for field in fields(cls)}
+        for name, section in MANIFEST_SECTIONS.items():
+            if values[name] is not None:
+                values[name] = section.from_json(values[name])
+        return cls(**values)
+
+    def on_device(self, device: str) -> Self:
+        """Return the manifest with another device; sharding moves a model after it is described."""
+        return replace(self, provenance=replace(self.provenance, device=device))

@@ -1,17 +1,17 @@
-"""What the cells of one process share: the base as it was loaded, a dataset as it was read.
+"""The model of a cell, and what a sweep's cells in one process pass on to each other.
 
-A worker of a parallel sweep is a process of its own and has its own. Nothing here can change a
-number: a base is kept when its adapters came off and left it as it had been, and not otherwise.
-
-The one model of a cell: loaded when a stage first needs it, adapted once, let go at the end.
+A `ModelSession` loads a model when a stage first needs it, adapts it once and frees it at the end.
+The caches keep the last base and the last dataset for the next cell. They cannot change a number: a
+base is kept only if it is as it was loaded once its adapters are off.
 """
 
 import gc
+import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from peft import PeftModel
@@ -19,89 +19,94 @@ from torch import nn
 
 from qlora_repro.config.schema import ModelConfig, RunConfig
 from qlora_repro.console import note, say
-from qlora_repro.distributed.environment import processes, rank
-from qlora_repro.distributed.fsdp import shard
-from qlora_repro.distributed.process_group import Distribute, compute_locally, distribute, together
-from qlora_repro.errors import ConfigError, ModelError
-from qlora_repro.lora import adapter
-from qlora_repro.lora.fused import fuse
-from qlora_repro.memory.settings import architecture
-from qlora_repro.model.device import (
-    keep_freed_memory,
-    resolve_device,
-    return_freed_memory,
-    why_no_gpu,
+from qlora_repro.data.datasets import add_wrong_answers, load_examples, split_holdout
+from qlora_repro.distributed.environment import rank, world_size
+from qlora_repro.distributed.fsdp import shard_model
+from qlora_repro.distributed.process_group import (
+    Distribute,
+    compute_locally,
+    distribute,
+    process_group,
 )
-from qlora_repro.model.library_logging import quiet
-from qlora_repro.model.load import Loaded, load_base, load_empty, load_trained
-from qlora_repro.store.cell import ADAPTER, MODEL
-from qlora_repro.store.run_id import key
-from qlora_repro.train.checkpoint import publish
+from qlora_repro.errors import ConfigError, ModelError
+from qlora_repro.judge.win_rates import WinRate
+from qlora_repro.lora import adapter
+from qlora_repro.lora.fused import fuse_lora_layers
+from qlora_repro.memory.settings import read_architecture
+from qlora_repro.model.device import (
+    explain_missing_gpu,
+    keep_freed_memory,
+    release_freed_memory,
+    resolve_device,
+)
+from qlora_repro.model.library_logging import silence_transformers
+from qlora_repro.model.load import LoadedModel, load_base, load_empty, load_trained
+from qlora_repro.records import Example
+from qlora_repro.store.cell import ADAPTER, MODEL, Cell
+from qlora_repro.store.run_id import deciding_settings, stage_digest
+from qlora_repro.train.callbacks import Tracker
+from qlora_repro.train.checkpoint import save_atomically
 from qlora_repro.train.memory import disable_checkpointing
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
-class Last(Generic[Made]):
-    """The last thing that was made, by name."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self.made: Made | None = None
-
-    def get(self, name: str, make: Callable[[], Made]) -> Made:
-        """Return what has this name; make it when the last thing had another."""
-        if self.made is None or self.name != name:
-            self.made = None  # let go first: two datasets at once may be too many
-            self.made = make()
-            self.name = name
-        return self.made
-
-
-class LastBase:
-    """The base model of the last cell, taken by the next one on the same base."""
+class LastValueCache(Generic[Value]):
+    """The last value that was made, by its key."""
 
     def __init__(self) -> None:
-        self.name = ""
-        self.loaded: Loaded | None = None
-        self.was: dict[str, Any] = {}
+        self.key = ""
+        self.value: Value | None = None
 
-    def take(self, name: str) -> Loaded | None:
-        """Return the base of this name, which is then the caller's; let go of any other."""
+    def get(self, key: str, make: Callable[[], Value]) -> Value:
+        """Return the value of this key; `make` it when the last one had another."""
+        if self.value is None or self.key != key:
+            self.value = None  # free it first: two datasets at once may be too many
+            self.value = make()
+            self.key = key
+        return self.value
+
+
+class BaseModelCache:
+    """The base model of the last cell, for the next cell on the same base."""
+
+    def __init__(self) -> None:
+        self.key = ""
+        self.loaded: LoadedModel | None = None
+        self.initial_state: dict[str, Any] = {}
+
+    def acquire(self, key: str) -> LoadedModel | None:
+        """Return the base of this key, which is the caller's from now on; free any other."""
         loaded, self.loaded = self.loaded, None
-        return loaded if self.name == name else None
+        return loaded if self.key == key else None
 
-    def lend(self, name: str, loaded: Loaded) -> None:
-        """Note what a base is like that was just loaded."""
-        self.name, self.was = name, _state(loaded.model)
+    def register(self, key: str, loaded: LoadedModel) -> None:
+        """Note the state of a base that was just loaded, to compare it in `release`."""
+        self.key, self.initial_state = key, _model_state(loaded.model)
 
-    def give_back(self, name: str, loaded: Loaded) -> None:
-        """Keep a base for the next cell if it is what it was, once its adapters are off."""
-        model = loaded.model
+    def release(self, key: str, loaded: LoadedModel) -> None:
+        """Keep a base for the next cell if it is as it was loaded, once its adapters are off."""
+        model: Any = loaded.model
         if isinstance(model, PeftModel):
-            if any(
-                getattr(config, "modules_to_save", None) for config in model.peft_config.values()
-            ):
+            if any(getattr(c, "modules_to_save", None) for c in model.peft_config.values()):
                 return  # a trained head has taken the place of the untrained one
-            base: Any = model.unload()
-            for left in ("peft_config", "_hf_peft_config_loaded"):
-                base.__dict__.pop(left, None)
-        else:
-            base = model
-        if _checkpointing(base):
-            disable_checkpointing(base)
-        if "use_cache" in self.was["config"]:  # which training turns off
-            base.config.use_cache = self.was["config"]["use_cache"]
-        for name_of, parameter in base.named_parameters():
-            parameter.requires_grad_(self.was["learns"].get(name_of, False))
+            model = model.unload()
+            for attribute in ("peft_config", "_hf_peft_config_loaded"):
+                model.__dict__.pop(attribute, None)
+        if _checkpointed_modules(model):
+            disable_checkpointing(model)
+        if "use_cache" in self.initial_state["config"]:  # which training turns off
+            model.config.use_cache = self.initial_state["config"]["use_cache"]
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.initial_state["requires_grad"].get(name, False))
             parameter.grad = None
-        base.eval()
-        if self.name == name and _state(base) == self.was:
-            self.loaded = Loaded(model=base, tokenizer=loaded.tokenizer, origin=loaded.origin)
+        model.eval()
+        if self.key == key and _model_state(model) == self.initial_state:
+            self.loaded = replace(loaded, model=model)
 
 
-def _state(model: nn.Module) -> dict[str, Any]:
-    """Return what a cell could leave behind on a model, weights apart: these are frozen."""
+def _model_state(model: nn.Module) -> dict[str, Any]:
+    """Return what a cell could leave behind on a model; the weights themselves are frozen."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     config: Any = model.config
     return {
@@ -109,33 +114,54 @@ def _state(model: nn.Module) -> dict[str, Any]:
         "forward": [name for name, m in model.named_modules() if "forward" in m.__dict__],
         "training": [name for name, module in model.named_modules() if module.training],
         "hooks": {n: [len(getattr(m, h)) for h in hooks] for n, m in model.named_modules()},
-        "learns": {name: p.requires_grad for name, p in model.named_parameters()},
-        "held": {name: (p.dtype, p.data_ptr(), p._version) for name, p in model.named_parameters()},
-        "checkpointing": _checkpointing(model),
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "weights": {n: (p.dtype, p.data_ptr(), p._version) for n, p in model.named_parameters()},
+        "checkpointing": _checkpointed_modules(model),
         "config": config.to_dict(),
     }
 
 
-def _checkpointing(model: nn.Module) -> list[str]:
+def _checkpointed_modules(model: nn.Module) -> list[str]:
     """Return the modules that compute their activations twice to save memory."""
     attributes = ("gradient_checkpointing", "activation_checkpointing")
     return [n for n, m in model.named_modules() if any(getattr(m, a, False) for a in attributes)]
 
 
-BASE = LastBase()
-EXAMPLES: Last[Any] = Last()  # (training rows, held-out rows)
-ENCODED: Last[Any] = Last()  # training rows in tokens
+BASE_MODEL = BaseModelCache()
+EXAMPLES: LastValueCache[Any] = LastValueCache()  # (training examples, held-out examples)
+ENCODED_ROWS: LastValueCache[Any] = LastValueCache()  # training rows in tokens
 
 
-def forget() -> None:
-    """Let go of all that is kept."""
-    BASE.loaded = EXAMPLES.made = ENCODED.made = None
+def clear_caches() -> None:
+    """Free the base model and the datasets that are kept for the next cell."""
+    BASE_MODEL.loaded = EXAMPLES.value = ENCODED_ROWS.value = None
 
 
-LARGE = 3e9  # parameters: beyond that a CPU takes minutes a token
+def load_rows(cfg: RunConfig) -> tuple[list[Example], list[Example]]:
+    """Return (training rows, held-out rows), as far as the stages need any."""
+    if not (cfg.train.max_steps and "train" in cfg.stages) and not cfg.data.holdout:
+        return [], []
+
+    def read_rows() -> tuple[list[Example], list[Example]]:
+        examples = load_examples(cfg.data)
+        training, held_out = split_holdout(examples, holdout=cfg.data.holdout, seed=cfg.data.seed)
+        return add_wrong_answers(training, share=cfg.data.wrong, seed=cfg.data.seed), held_out
+
+    rows: tuple[list[Example], list[Example]] = EXAMPLES.get(data_key(cfg), read_rows)
+    return rows
 
 
-def announce_cpu(model: ModelConfig) -> None:
+def data_key(cfg: RunConfig) -> str:
+    """Return what names the examples of a run: equal keys, equal examples."""
+    return json.dumps(
+        [deciding_settings(cfg, "train")["data"], cfg.data.max_truncated], sort_keys=True
+    )
+
+
+LARGE_ON_CPU = 3e9  # parameters: beyond that a CPU takes minutes a token
+
+
+def check_cpu_use(model: ModelConfig) -> None:
     """Say that a model of the user's choice is about to go to the CPU, as no GPU is seen.
 
     Raises ConfigError for a large one, unless model.device=cpu asks for it. The embedded and the
@@ -146,96 +172,143 @@ def announce_cpu(model: ModelConfig) -> None:
         return
     params = 0
     with suppress(ModelError):  # loading has a better sentence for what cannot be read
-        params = architecture(model, "none", layers=None)[0].params
-    if params > LARGE:
+        params = read_architecture(model, "none", layers=None)[0].params
+    if params > LARGE_ON_CPU:
         raise ConfigError(
-            f"{model.name} has {params / 1e9:.1f} B parameters, and {why_no_gpu()}; to compute on "
-            "the CPU all the same, write model.device=cpu"
+            f"{model.name} has {params / 1e9:.1f} B parameters, and {explain_missing_gpu()}; to "
+            "compute on the CPU all the same, write model.device=cpu"
         )
-    note(f"{why_no_gpu()}; {model.name} goes to the CPU")
+    note(f"{explain_missing_gpu()}; {model.name} goes to the CPU")
 
 
-class Live:
-    """Holds at most one model, so that a sweep's cells do not pile up on a GPU."""
+class ModelSession:
+    """Holds at most one model, so that a sweep's cells do not pile up on a GPU.
+
+    As a context manager it frees the model at its end, and keeps the base for the next cell unless
+    an error ended it.
+    """
 
     def __init__(self, cfg: RunConfig, folder: Path) -> None:
         self.cfg = cfg
         self.folder = folder
-        self.loaded: Loaded | None = None
-        self.sites: dict[str, str] = {}  # adapted module -> role
+        self.loaded: LoadedModel | None = None
+        self.adapted_layers: dict[str, str] = {}  # adapted module -> role
         self.adapted = False
-        self.divided = False  # in shards: no process can use it alone
-        self.name = f"{key(cfg, 'untuned')} {cfg.model.device} {cfg.model.attention}"  # of the base
+        self.in_shards = False  # no process can use the model alone
+        self.base_key = f"{stage_digest(cfg, 'untuned')} {cfg.model.device} {cfg.model.attention}"
         keep_freed_memory()
 
-    def base(self) -> Loaded:
-        """Return the untuned model; it must be asked for before the tuned one."""
-        if self.divided:
-            self.release()
-        assert not self.adapted, "the base was adapted already"
-        if self.loaded is None:
-            self.loaded = BASE.take(self.name) or self._load()
-        return self.loaded
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Free the model."""
+        self.release(keep_base=kind is None)
 
     @property
-    def divides(self) -> bool:
-        """Whether the base is too large for a process alone, which works on it with the others."""
-        return self.cfg.train.sharded and processes() > 1
+    def sharded(self) -> bool:
+        """Whether the processes share one model, each with a part of the base."""
+        return self.cfg.train.sharded and world_size() > 1
 
     @property
     def distribute(self) -> Distribute:
-        """How questions are divided among the processes: those that share one model ask all."""
-        return compute_locally if processes() == 1 or self.divides else distribute
+        """How questions are spread over processes: those that share one model answer all."""
+        return compute_locally if world_size() == 1 or self.sharded else distribute
 
-    def to_score(self, *, tuned: bool) -> Loaded:
-        """Return the untuned or the tuned model, to be scored or asked.
+    def base(self) -> LoadedModel:
+        """Return the untuned model; it must be asked for before the tuned one."""
+        if self.in_shards:
+            self.release()
+        assert not self.adapted, "the base was adapted already"
+        if self.loaded is None:
+            self.loaded = BASE_MODEL.acquire(self.base_key) or self._load_base()
+        return self.loaded
 
-        It is not ready yet where there are other processes: `divide` it, in all of them.
+    def trainable(self) -> LoadedModel:
+        """Return the model with fresh adapters, or with every weight unfrozen for lora=none."""
+        loaded, cfg = self.base(), self.cfg.lora
+        if self.cfg.full_finetuning:
+            return self._use_adapted(adapter.unfreeze_base(loaded.model))
+        self.adapted_layers = adapter.find_lora_targets(loaded.model, cfg.target, layers=cfg.layers)
+        model = adapter.attach_lora(
+            loaded.model,
+            list(self.adapted_layers),
+            r=cfg.r,
+            alpha=cfg.alpha,
+            dropout=cfg.dropout,
+            rslora=cfg.rslora,
+            dtype=cfg.dtype,
+            seed=self.cfg.seed,
+        )
+        return self._use_adapted(model)
+
+    def tuned(self) -> LoadedModel:
+        """Return the model with the trained weights of this run, from memory or from the store."""
+        if self.in_shards:
+            self.release()
+        if self.adapted and self.loaded is not None:
+            return self.loaded
+        if self.cfg.full_finetuning:
+            check_cpu_use(self.cfg.model)
+            self.loaded = load_trained(self.cfg.model, self.cfg.dtype, folder=self.folder / MODEL)
+            return self._use_adapted(self.loaded.model)
+        return self._load_adapter(self.base(), trainable=False)
+
+    def current(self) -> LoadedModel:
+        """Return the model as it is now; it must have been loaded before."""
+        assert self.loaded is not None
+        return self.loaded
+
+    def load_for_inference(self, *, tuned: bool) -> LoadedModel:
+        """Return the untuned or the tuned model, to be evaluated or asked.
+
+        Among several processes it is ready only after `start_inference`, called in all of them.
         """
-        if not self.divides:
+        if not self.sharded:
             return self.tuned() if tuned else self.base()
-        self.begin_training()
+        self.load_for_training()
         loaded = self.base()
         if not tuned:
             loaded.model.requires_grad_(False)
             return loaded
-        return self._with_trained(loaded, trainable=True)  # so that shards leave the adapter whole
+        return self._load_adapter(loaded, trainable=True)  # so that sharding leaves it whole
 
-    def divide(self, work: str, *, tuned: bool) -> Loaded:
-        """Return the model of `to_score`, in shards where it divides; the other ranks work along.
+    def start_inference(self, stage: str, *, tuned: bool) -> LoadedModel:
+        """Return the model of `load_for_inference`, with the workers ready to compute along.
 
-        Where it does not, they hold it whole too. `work` is score or answer.
+        Rank 0 calls the workers to `stage`. A sharded model is divided among the processes here;
+        any other is in each of them.
         """
-        assert self.loaded is not None
-        if processes() == 1:
-            return self.loaded
+        loaded = self.current()
+        if world_size() == 1:
+            return loaded
         if rank() == 0:
-            together().order({"work": work, "config": asdict(self.cfg), "tuned": tuned})
+            process_group().send_task({"stage": stage, "config": asdict(self.cfg), "tuned": tuned})
         device = resolve_device(self.cfg.model.device)
-        together().meet(device)
-        if self.divides:
-            shard(self.loaded.model, device)
-            self.divided = True
-        return self.loaded
+        process_group().connect(device)
+        if self.sharded:
+            shard_model(loaded.model, device)
+            self.in_shards = True
+        return loaded
 
-    def begin_training(self) -> None:
+    def load_for_training(self) -> None:
         """Load a base that is to be sharded anew: in rank 0's host memory, empty in the others."""
         if not self.cfg.train.sharded:
             return
         self.release()
-        announce_cpu(self.cfg.model)
+        check_cpu_use(self.cfg.model)
         say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}, to be divided")
         model, dtype = replace(self.cfg.model, device="cpu"), self.cfg.dtype
-        storage = getattr(torch, dtype.compute_dtype)  # one type all through, as FSDP likes it
+        storage = getattr(torch, dtype.compute_dtype)  # FSDP wants one type all through
         if rank() > 0:
             loaded = load_empty(model, dtype, dq=self.cfg.dq, storage=storage)
         else:
             loaded = load_base(model, dtype, dq=self.cfg.dq, seed=self.cfg.seed, storage=storage)
-        device = str(resolve_device(self.cfg.model.device))  # where its parts will be
+        device = str(resolve_device(self.cfg.model.device))  # where its shards will be
         self.loaded = replace(loaded, origin=loaded.origin | {"device": device})
 
-    def end_training(self) -> None:
-        """Let go of a model that training leaves otherwise than the store has it.
+    def finish_training(self) -> None:
+        """Free a model that training leaves otherwise than the store has it.
 
         No process can use one in shards alone, and one with Liger's kernels would go on computing
         with them. `tuned` reads it back.
@@ -243,87 +316,59 @@ class Live:
         if self.cfg.train.sharded or self.cfg.train.kernels != "none":
             self.release()
 
-    def _load(self) -> Loaded:
-        announce_cpu(self.cfg.model)
-        say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}")
-        loaded = load_base(self.cfg.model, self.cfg.dtype, dq=self.cfg.dq, seed=self.cfg.seed)
-        BASE.lend(self.name, loaded)
-        return loaded
-
-    def base_or_tuned(self) -> Loaded:
-        """Return the model as it is now; it must have been asked for before."""
-        assert self.loaded is not None
-        return self.loaded
-
-    def trainable(self) -> Loaded:
-        """Return the model with fresh adapters, or with every weight unfrozen for lora=none."""
-        loaded, cfg = self.base(), self.cfg.lora
-        if self.cfg.full_finetuning:
-            model: Any = adapter.unfreeze(loaded.model)
-        else:
-            self.sites = adapter.sites(loaded.model, cfg.target, layers=cfg.layers)
-            model = adapter.attach(
-                loaded.model,
-                list(self.sites),
-                r=cfg.r,
-                alpha=cfg.alpha,
-                dropout=cfg.dropout,
-                rslora=cfg.rslora,
-                dtype=cfg.dtype,
-                seed=self.cfg.seed,
-            )
-        return self._adapted(model)
-
-    def tuned(self) -> Loaded:
-        """Return the model with the trained weights of this run, from memory or from the store."""
-        if self.divided:
-            self.release()
-        if self.adapted and self.loaded is not None:
-            return self.loaded
-        if self.cfg.full_finetuning:
-            announce_cpu(self.cfg.model)
-            self.loaded = load_trained(self.cfg.model, self.cfg.dtype, folder=self.folder / MODEL)
-            return self._adapted(self.loaded.model)
-        return self._with_trained(self.base(), trainable=False)
-
-    def _with_trained(self, loaded: Loaded, *, trainable: bool) -> Loaded:
-        """Return the base with this run's adapter from the store."""
-        self.sites = adapter.sites(loaded.model, self.cfg.lora.target, layers=self.cfg.lora.layers)
-        folder = str(self.folder / ADAPTER)
-        model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
-        adapter.hold_adapters(model, self.cfg.lora.dtype)
-        return self._adapted(model)
-
-    def _adapted(self, model: Any) -> Loaded:
-        assert self.loaded is not None
-        if self.cfg.lora.fused and not self.cfg.full_finetuning:
-            fuse(model)
-        self.loaded = Loaded(
-            model=model, tokenizer=self.loaded.tokenizer, origin=self.loaded.origin
-        )
-        self.adapted = True
-        return self.loaded
-
     def publish(self) -> Path:
-        """Write the trained weights as safetensors, whole or not at all; return their folder."""
-        assert self.loaded is not None
+        """Write the trained weights as safetensors, complete or not at all; return their folder."""
         assert self.adapted
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        loaded = self.current()
         target = self.folder / (MODEL if self.cfg.full_finetuning else ADAPTER)
 
         def save(folder: Path) -> None:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            loaded.model.save_pretrained(folder)
+            loaded.tokenizer.save_pretrained(folder)
 
-        with quiet():
-            publish(save, target)
+        with silence_transformers():
+            save_atomically(save, target)
         return target
 
-    def release(self, *, keep: bool = False) -> None:
-        """Let go of the model and of the memory that it held; `keep` the base for the next cell."""
-        alone = not (self.cfg.full_finetuning or self.cfg.train.sharded)
-        if keep and self.loaded is not None and alone:
-            BASE.give_back(self.name, self.loaded)
-        self.loaded, self.adapted, self.divided = None, False, False
+    def release(self, *, keep_base: bool = False) -> None:
+        """Free the model and the memory that it held; with `keep_base` the next cell gets it."""
+        reusable = not (self.cfg.full_finetuning or self.cfg.train.sharded)
+        if keep_base and self.loaded is not None and reusable:
+            BASE_MODEL.release(self.base_key, self.loaded)
+        self.loaded, self.adapted, self.in_shards = None, False, False
         gc.collect()
-        return_freed_memory()
+        release_freed_memory()
+
+    def _load_base(self) -> LoadedModel:
+        check_cpu_use(self.cfg.model)
+        say(f"loading {self.cfg.model.name} as {self.cfg.dtype.name}")
+        loaded = load_base(self.cfg.model, self.cfg.dtype, dq=self.cfg.dq, seed=self.cfg.seed)
+        BASE_MODEL.register(self.base_key, loaded)
+        return loaded
+
+    def _load_adapter(self, loaded: LoadedModel, *, trainable: bool) -> LoadedModel:
+        """Return the base with this run's adapter from the store."""
+        self.adapted_layers = adapter.find_lora_targets(
+            loaded.model, self.cfg.lora.target, layers=self.cfg.lora.layers
+        )
+        folder = str(self.folder / ADAPTER)
+        model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
+        adapter.cast_adapters(model, self.cfg.lora.dtype)
+        return self._use_adapted(model)
+
+    def _use_adapted(self, model: Any) -> LoadedModel:
+        if self.cfg.lora.fused and not self.cfg.full_finetuning:
+            fuse_lora_layers(model)
+        self.loaded = replace(self.current(), model=model)
+        self.adapted = True
+        return self.loaded
+
+
+@dataclass
+class CellRun:
+    """What the stages of one cell share while it runs."""
+
+    cell: Cell
+    session: ModelSession
+    tracker: Tracker
+    win_rates: list[WinRate] = field(default_factory=list)  # what a judge finds, an opponent each

@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from qlora_repro import session
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.config.validate import parse
-from qlora_repro.data.tokenization import Row
+from qlora_repro.config.validate import parse_config
+from qlora_repro.data.tokenization import EncodedExample
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> None:
     """No test finds the base or the rows that an earlier one left."""
-    session.forget()
+    session.clear_caches()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def llama() -> LlamaForCausalLM:
 
 
 @pytest.fixture
-def rows() -> list[Row]:
+def rows() -> list[EncodedExample]:
     """Ragged rows: 3 to 30 source tokens, 1 to 6 target tokens with the end of sequence (2)."""
     rng = random.Random(0)
     made = []
@@ -81,7 +81,7 @@ def rows() -> list[Row]:
         source = [rng.randrange(3, 128) for _ in range(rng.randint(3, 30))]
         target = [rng.randrange(3, 128) for _ in range(rng.randint(0, 5))] + [2]
         labels = [-100] * len(source) + target
-        made.append(Row(ids=source + target, labels=labels, truncated=False))
+        made.append(EncodedExample(ids=source + target, labels=labels, truncated=False))
     return made
 
 
@@ -92,7 +92,7 @@ def configured() -> Iterator[Callable[..., RunConfig]]:
     def make(*overrides: str) -> RunConfig:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("config", list(overrides))
-        return parse(cfg, written={word.split("=")[0] for word in overrides})
+        return parse_config(cfg, written={word.split("=")[0] for word in overrides})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QLORA_REPRO_ROOT", str(ROOT))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 
 from qlora_repro import pipeline, session
+from qlora_repro.config.paths import ROOT
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.data.collators import order
-from qlora_repro.data.datasets import examples
+from qlora_repro.data.collators import order_rows
+from qlora_repro.data.datasets import load_examples
 from qlora_repro.errors import QloraError, RunError
 from qlora_repro.lora import adapter
 from qlora_repro.model.load import load_base
-from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.quant.linear_layers import find_quantizable_layers
 
 Configured = Callable[..., RunConfig]
 SMALL = ("model=tiny", "data.rows=24", "train.max_steps=2", "stages=[train]")
@@ -35,7 +37,9 @@ BLOCKS, VOCAB, HIDDEN = 2, 512, 128
 
 def manifest(configured: Configured, root: Path, *overrides: str) -> tuple[RunConfig, Any]:
     cfg = configured(*SMALL, f"results_dir={root}", *overrides)
-    return cfg, pipeline.run(cfg).manifest
+    found = pipeline.run_stages(cfg).manifest
+    assert found is not None
+    return cfg, found.to_json()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_tokens_and_truncation_are_those_of_the_rows(
     limits = ("data.max_source_len=80", "data.max_truncated=1.0", "data.train_on_source=false")
     cfg, found = manifest(configured, tmp_path, *limits)
     tokenizer = load_base(cfg.model, cfg.dtype, dq=cfg.dq).tokenizer
-    rows = examples(cfg.data)
+    rows = load_examples(cfg.data)
     sources = [len(tokenizer(row.source)["input_ids"]) for row in rows]  # <s> included
     targets = [
         len(tokenizer(row.target, add_special_tokens=False)["input_ids"]) + 1 for row in rows
@@ -100,7 +104,7 @@ def test_tokens_and_truncation_are_those_of_the_rows(
     assert data["tokens"] == sum(lengths)
     assert data["trained_share"] == pytest.approx(sum(targets) / sum(lengths))
     size = cfg.train.batch_size
-    seen = order(lengths, batch_size=size, steps=2, seed=0, group_by_length=True)
+    seen = order_rows(lengths, batch_size=size, steps=2, seed=0, group_by_length=True)
     assert training["tokens"] == sum(lengths[i] for i in seen)
     assert training["trained_tokens"] == sum(targets[i] for i in seen)
     assert training["epochs"] == 2 * size / 24
@@ -124,6 +128,8 @@ def test_manifest_is_plain_json_and_names_its_commit_device_and_settings(
     assert json.loads(json.dumps(found)) == found
     assert found["decided_by"]["dtype"]["blocksize"] == cfg.dtype.blocksize
     assert found["provenance"]["packages"]["bitsandbytes"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert found["provenance"]["commit"] == (head.stdout.strip() or None)
     assert found["training"]["peak_memory"] > 100e6
     assert found["seed"] == 0
 
@@ -136,7 +142,8 @@ def test_a_layer_that_was_not_quantized_fails_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "qlora_repro.quant.bitsandbytes.quantizable", lambda m, **_: quantizable(m)[:-1]
+        "qlora_repro.quant.bitsandbytes.find_quantizable_layers",
+        lambda m, **_: find_quantizable_layers(m)[:-1],
     )
     if not checked_on_loading:  # the manifest sees it as well
         monkeypatch.setattr("qlora_repro.model.load.check_quantized", lambda *_, **__: None)
@@ -169,7 +176,7 @@ def test_constants_kept_in_another_type_than_asked_for_fail_the_run(
         return load_base(model, replace(dtype, scales="dynamic8"), dq=dq, seed=seed)
 
     monkeypatch.setattr("qlora_repro.session.load_base", otherwise)
-    session.forget()
+    session.clear_caches()
     with pytest.raises(RunError, match="scales=fp8_e4m3, but the layers have"):
         manifest(configured, tmp_path / "lost", *asked)
 
@@ -180,12 +187,12 @@ def test_constants_kept_in_another_type_than_asked_for_fail_the_run(
 def test_a_placement_that_lost_layers_fails_the_run(
     lost: str, configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = adapter.sites
+    found = adapter.find_lora_targets
 
     def fewer(*args: Any, **kwargs: Any) -> dict[str, str]:
         return {n: role for n, role in found(*args, **kwargs).items() if not n.startswith(lost)}
 
-    monkeypatch.setattr(adapter, "sites", fewer)
+    monkeypatch.setattr(adapter, "find_lora_targets", fewer)
     with pytest.raises(RunError, match="contradicts the configuration: lora=all reached"):
         manifest(configured, tmp_path)
     assert not list(tmp_path.rglob("adapter*"))

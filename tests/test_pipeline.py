@@ -11,11 +11,11 @@ import pytest
 from qlora_repro import pipeline
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError, QloraError, RunError
-from qlora_repro.eval.lm_eval import evaluate
+from qlora_repro.eval.lm_eval import evaluate_tasks
 from qlora_repro.records import Answer, Generation, Metric
 from qlora_repro.reporting.run_table import CellResult
-from qlora_repro.store.run_id import key
-from qlora_repro.store.runs import Folder
+from qlora_repro.store.run_id import stage_digest
+from qlora_repro.store.runs import RunFolder
 from qlora_repro.train.trainer import Step
 
 Configured = Callable[..., RunConfig]
@@ -40,22 +40,22 @@ class Done:
     root: Path
 
     @property
-    def folder(self) -> Folder:
-        return Folder(self.result.folder, self.result.folder.name.rpartition("-")[2])
+    def folder(self) -> RunFolder:
+        return RunFolder(self.result.folder, self.result.folder.name.rpartition("-")[2])
 
     @property
-    def base(self) -> Folder:
+    def base(self) -> RunFolder:
         (found,) = self.root.glob("*-untuned-*")
-        return Folder(found, found.name.rpartition("-")[2])
+        return RunFolder(found, found.name.rpartition("-")[2])
 
     def lines(self, kind: str, record: type) -> list[Any]:
         (found,) = self.folder.path.glob(f"{kind}-*.jsonl")
-        return self.folder.read(found.name, record)
+        return self.folder.read_records(found.name, record)
 
 
 def start(configured: Configured, root: Path, *overrides: str) -> Done:
     cfg = configured(*SMALL, f"results_dir={root}", *overrides)
-    return Done(cfg, pipeline.run(cfg), root)
+    return Done(cfg, pipeline.run_stages(cfg), root)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def done(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> Do
 
 
 def test_records_carry_the_id_of_the_weights_that_were_scored(done: Done) -> None:
-    assert done.folder.run_id == key(done.cfg, "train")
-    assert done.base.run_id == key(done.cfg, "untuned")
+    assert done.folder.run_id == stage_digest(done.cfg, "train")
+    assert done.base.run_id == stage_digest(done.cfg, "untuned")
     for kind, record in (("metrics", Metric), ("answers", Answer)):
         assert {row.run_id for row in done.lines(kind, record)} == {done.folder.run_id}
     before, after = done.result.before, done.result.after
@@ -93,7 +93,7 @@ def test_both_evaluations_ask_the_same_questions(done: Done) -> None:
 
 
 def test_loss_curve_manifest_and_training_record_tell_the_same_story(done: Done) -> None:
-    steps = done.folder.read("steps.jsonl", Step)
+    steps = done.folder.read_records("steps.jsonl", Step)
     training = done.folder.read_json("train.json")
     manifest = done.folder.read_json("manifest.json")
     assert [step.step for step in steps] == [1, 2, 3]
@@ -102,7 +102,7 @@ def test_loss_curve_manifest_and_training_record_tell_the_same_story(done: Done)
     assert manifest["training"]["last_loss"] == steps[-1].loss
     assert manifest["training"]["tokens"] == training["tokens"]
     assert manifest["run_id"] == done.folder.run_id
-    assert done.result.manifest == manifest
+    assert done.result.manifest.to_json() == manifest
     assert done.result.training == training
 
 
@@ -115,7 +115,7 @@ def test_a_finished_run_is_read_from_the_store_and_loads_no_model(
     done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("qlora_repro.session.load_base", None)
-    assert pipeline.run(done.cfg) == done.result
+    assert pipeline.run_stages(done.cfg) == done.result
     assert capsys.readouterr().out.count("in the store, skipped") == 3
 
 
@@ -126,9 +126,9 @@ def test_runs_that_differ_in_seed_share_the_scores_of_the_base(
 
     def counting(*args: Any, run_id: str, **kwargs: Any) -> Any:
         scored.append(run_id)
-        return evaluate(*args, run_id=run_id, **kwargs)
+        return evaluate_tasks(*args, run_id=run_id, **kwargs)
 
-    monkeypatch.setattr("qlora_repro.eval.evaluate.evaluate", counting)
+    monkeypatch.setattr("qlora_repro.eval.evaluate.evaluate_tasks", counting)
     other = start(configured, done.root, "seed=1")
     assert scored == [other.folder.run_id]
     assert other.folder.run_id != done.folder.run_id
@@ -145,7 +145,9 @@ def test_same_seed_gives_the_same_adapter_whether_or_not_the_base_was_scored_fir
 ) -> None:
     again = start(configured, tmp_path, "stages=[train]")
     assert adapter(again) == adapter(done)
-    assert again.folder.read("steps.jsonl", Step) == done.folder.read("steps.jsonl", Step)
+    assert again.folder.read_records("steps.jsonl", Step) == done.folder.read_records(
+        "steps.jsonl", Step
+    )
     assert again.result.before is None
 
 

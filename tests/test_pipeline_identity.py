@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from qlora_repro.config.schema import ColumnsConfig, RunConfig
-from qlora_repro.config.validate import keys
-from qlora_repro.store.run_id import DECIDES, key
+from qlora_repro.config.schema import ColumnsConfig, RunConfig, setting_types
+from qlora_repro.store.run_id import DECIDES, stage_digest
 
 WEIGHTS = {"train", "eval", "generate", "judge"}  # what depends on the trained weights
 EVERYTHING = {*WEIGHTS, "untuned", "untuned_eval", "untuned_generate"}
@@ -70,7 +69,9 @@ NOT_DECISIVE = {
     "rerun",
     "on_error",
 }
-LEAVES = sorted(name for name in keys() if not any(k.startswith(f"{name}.") for k in keys()))
+LEAVES = sorted(
+    name for name in setting_types() if not any(k.startswith(f"{name}.") for k in setting_types())
+)
 EXAMPLES: dict[str, Any] = {
     "dict": {},
     "float": 1.5,
@@ -95,7 +96,7 @@ def changed(cfg: RunConfig, name: str) -> RunConfig:
     section: Any = other
     for part in path:
         section = getattr(section, part)
-    setattr(section, leaf, another(getattr(section, leaf), str(keys()[name])))
+    setattr(section, leaf, another(getattr(section, leaf), str(setting_types()[name])))
     return other
 
 
@@ -121,14 +122,18 @@ def decided_by(name: str) -> set[str]:
 def test_a_setting_names_what_it_decides_and_nothing_else(name: str, cfg: RunConfig) -> None:
     other = changed(cfg, name)
     assert other != cfg
-    assert {stage for stage in DECIDES if key(cfg, stage) != key(other, stage)} == decided_by(name)
+    assert {
+        stage for stage in DECIDES if stage_digest(cfg, stage) != stage_digest(other, stage)
+    } == decided_by(name)
 
 
 def test_held_out_rows_make_the_data_part_of_the_untuned_scores(cfg: RunConfig) -> None:
     held = copy.deepcopy(cfg)
     held.data.holdout = 4
-    assert key(held, "untuned_eval") != key(cfg, "untuned_eval")
-    assert key(changed(held, "data.seed"), "untuned_eval") != key(held, "untuned_eval")
+    assert stage_digest(held, "untuned_eval") != stage_digest(cfg, "untuned_eval")
+    assert stage_digest(changed(held, "data.seed"), "untuned_eval") != stage_digest(
+        held, "untuned_eval"
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,15 +151,17 @@ def test_a_setting_that_nothing_reads_names_nothing(
 ) -> None:
     one, two = configured("model=tiny", *words), configured("model=tiny", *words, setting)
     assert one != two
-    assert {stage for stage in DECIDES if key(one, stage) != key(two, stage)} == set()
+    assert {
+        stage for stage in DECIDES if stage_digest(one, stage) != stage_digest(two, stage)
+    } == set()
 
 
 def test_size_tuned_values_count_where_they_are_used(
     configured: Callable[..., RunConfig],
 ) -> None:
     one, two = configured("model=tiny"), configured("model=tiny", "model.tuned.lr=0.5")
-    assert key(one, "train") != key(two, "train")
-    assert key(one, "untuned") == key(two, "untuned")
+    assert stage_digest(one, "train") != stage_digest(two, "train")
+    assert stage_digest(one, "untuned") == stage_digest(two, "untuned")
 
 
 def test_a_folder_counts_by_the_names_and_contents_of_its_files(
@@ -163,14 +170,14 @@ def test_a_folder_counts_by_the_names_and_contents_of_its_files(
     (tmp_path / "task.yaml").write_text("task: mine")
     cfg = copy.deepcopy(cfg)
     cfg.eval.include_path = str(tmp_path)
-    keys_seen = {key(cfg, "eval")}
+    keys_seen = {stage_digest(cfg, "eval")}
     for change in (
         lambda: (tmp_path / "task.yaml").write_text("task: other"),
         lambda: (tmp_path / "task.yaml").rename(tmp_path / "renamed.yaml"),
         lambda: (tmp_path / "second.yaml").write_text("task: second"),
     ):
         change()
-        keys_seen.add(key(cfg, "eval"))
+        keys_seen.add(stage_digest(cfg, "eval"))
     assert len(keys_seen) == 4
 
 
@@ -190,7 +197,7 @@ def test_a_file_counts_by_its_contents(
         other = copy.deepcopy(cfg)
         other.data.name = "local"
         setattr(getattr(other, section), leaf, str(path))
-        return key(other, stage)
+        return stage_digest(other, stage)
 
     first = named_by("a,b", folder="x")
     assert named_by("a,b", folder="y") == first
@@ -206,7 +213,7 @@ def test_a_prompt_template_of_a_file_counts_by_its_contents_and_a_name_by_itself
     def named_by(template: str) -> str:
         other = copy.deepcopy(cfg)
         getattr(other, section).template = template
-        return key(other, stage)
+        return stage_digest(other, stage)
 
     monkeypatch.chdir(tmp_path)
     plain = named_by("plain")

@@ -9,7 +9,7 @@ import pytest
 from qlora_repro import pipeline
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.stages import train
-from qlora_repro.sweep.run_cell import attempt
+from qlora_repro.sweep.run_cell import run_cell
 
 SMALL = ("model=tiny", "data.rows=8", "train.max_steps=2", "lora.r=4", "stages=[train]")
 TRACKED = ("tracker=wandb", "tracker.mode=offline")
@@ -50,9 +50,11 @@ def runs(folder: Path) -> list[Path]:
 def test_each_cell_is_one_offline_run_and_leaves_the_results_of_an_untracked_one(
     cell: Callable[..., RunConfig], finished: list[int]
 ) -> None:
-    plain = pipeline.run(cell("plain")).folder
+    plain = pipeline.run_stages(cell("plain")).folder
     assert not runs(plain)
-    folders = [pipeline.run(cell("tracked", *TRACKED, f"seed={seed}")).folder for seed in (0, 1)]
+    folders = [
+        pipeline.run_stages(cell("tracked", *TRACKED, f"seed={seed}")).folder for seed in (0, 1)
+    ]
     assert [len(runs(folder)) for folder in folders] == [1, 1]
     assert finished == [0, 0]
     for name in ("steps.jsonl", "adapter/adapter_model.safetensors"):
@@ -66,9 +68,9 @@ def test_the_run_is_closed_as_failed_when_training_raises(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "train", broken)
+    monkeypatch.setattr(train, "train_model", broken)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(cell("tracked", *TRACKED))
+        pipeline.run_stages(cell("tracked", *TRACKED))
     assert finished == [1]
 
 
@@ -79,7 +81,7 @@ def test_cells_of_one_process_leave_a_run_each_also_when_one_fails(
     states = []
     for seed in range(cells):
         failing = ["train.lr=inf"] if seed == 1 else []
-        states.append(attempt(cell("all", *TRACKED, f"seed={seed}", *failing), rerun="").state)
+        states.append(run_cell(cell("all", *TRACKED, f"seed={seed}", *failing), rerun="").state)
     assert states == ["done", "failed", *["done"] * (cells - 2)]
     assert finished == [0, 1, *[0] * (cells - 2)]
     root = Path(cell("all").results_dir)

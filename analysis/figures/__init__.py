@@ -1,28 +1,55 @@
-"""One module a figure: `draw(root)` reads a results folder and returns a matplotlib Figure."""
+"""The figures, a module each: `draw_figure(results)` reads a results folder and draws it.
 
-from collections.abc import Callable
+`style` holds what they share: colours by data type, empty figures, panels of runs. Numbers are
+computed in `analysis.tables`, figures only draw them. Figures of an audit are in
+`analysis.judge_audit`.
+"""
+
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-from analysis.figures import (
-    codebooks,
-    error_by_blocksize,
-    fig2_lora_coverage,
-    fig3_zeroshot_by_bits,
-    fig4_lora_rank,
-    fig6_memory,
-    normality,
-    sram_quantiles,
-)
-
-FIGURES: dict[str, Callable[[Path], Figure]] = {
-    "fig2_lora_coverage": fig2_lora_coverage.draw,
-    "fig3_zeroshot_by_bits": fig3_zeroshot_by_bits.draw,
-    "fig4_lora_rank": fig4_lora_rank.draw,
-    "fig6_memory": fig6_memory.draw,
-    "normality": normality.draw,
-    "codebooks": codebooks.draw,
-    "error_by_blocksize": error_by_blocksize.draw,
-    "sram_quantiles": sram_quantiles.draw,
+FIGURES = {  # name -> its function; matplotlib is imported when a figure is drawn
+    "fig2_lora_coverage": "analysis.figures.fig2_lora_coverage:draw_figure",
+    "fig3_zeroshot_by_bits": "analysis.figures.fig3_zeroshot_by_bits:draw_figure",
+    "fig4_lora_rank": "analysis.figures.fig4_lora_rank:draw_figure",
+    "fig6_memory": "analysis.figures.fig6_memory:draw_figure",
+    "normality": "analysis.figures.normality:draw_figure",
+    "codebooks": "analysis.figures.data_types:draw_codebooks",
+    "error_by_blocksize": "analysis.figures.data_types:draw_error_by_blocksize",
+    "sram_quantiles": "analysis.figures.data_types:draw_sram_quantiles",
 }
+CAPTIONS = {
+    "fig2_lora_coverage": "Figure 2: a score by where LoRA goes, a point a seed; the paper's "
+    "points on the left.",
+    "fig3_zeroshot_by_bits": "Figure 3: mean zero-shot accuracy against the bits of the whole "
+    "model, a line a data type.",
+    "fig4_lora_rank": "Figure 4: a score by the rank of adapters, a point a seed; the paper's runs "
+    "on the left.",
+    "fig6_memory": "Figure 6: stacked bars of memory by model size, the paper's beside the "
+    "predicted ones.",
+    "normality": "Are weights normal? Their quantiles against the normal ones, and where the test "
+    "rejects.",
+    "codebooks": "The levels of each data type on a number line, above the density that they are "
+    "to cover.",
+    "error_by_blocksize": "The error of each data type against the block size, on normal and on "
+    "real weights.",
+    "sram_quantiles": "How far means of chunks' quantiles are from the sample's own, against the "
+    "chunks averaged.",
+}
+
+
+def draw_figure(name: str, results: Path) -> "Figure":
+    """Return a figure by its name.
+
+    Args:
+        name: one of FIGURES.
+        results: where runs were written to, or the packed evidence.
+
+    Raises:
+        StoreError: no run there has what the figure shows.
+    """
+    return cast("Figure", resolve_name(FIGURES[name])(results))

@@ -4,24 +4,28 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.figures.style import look, page, plain
-from analysis.tables.fig3_zeroshot_by_bits import named, points
+from analysis.figures.style import new_figure, style_axes, style_of_type
+from analysis.tables.fig3_zeroshot_by_bits import STEM, label_model, load_points
 from qlora_repro.errors import StoreError
 from qlora_repro.store.load import type_name
 
 
-def draw(root: Path) -> Figure:
-    """Draw the mean of the tasks that a model was asked; raises StoreError where there is none."""
-    found = points(root)
-    if found.empty:
+def draw_figure(results: Path) -> Figure:
+    """Draw the mean of the tasks that a model was asked.
+
+    Raises:
+        StoreError: No untuned model has zero-shot scores.
+    """
+    points = load_points(results)
+    if points.empty:
         raise StoreError(
-            f"{root} has no zero-shot scores of untuned models; python run.py "
-            "experiments=fig3_zeroshot_by_bits makes them"
+            f"{results} has no zero-shot scores of untuned models; python run.py "
+            f"experiments={STEM} makes them"
         )
-    figure = page(height=3.8)
-    axes = plain(figure.subplots())
-    for (dtype, dq), part in found.sort_values("bits").groupby(["dtype", "dq"], sort=False):
-        colour, marker = look(str(dtype))
+    figure = new_figure(height=3.8)
+    axes = style_axes(figure.subplots())
+    for (dtype, dq), part in points.sort_values("bits").groupby(["dtype", "dq"], sort=False):
+        colour, marker = style_of_type(str(dtype))
         axes.errorbar(
             part["bits"],
             part["mean"],
@@ -33,12 +37,11 @@ def draw(root: Path) -> Figure:
             capsize=2,
             label=type_name(str(dtype), bool(dq)),
         )
-    marked = " (uncommitted changes)" if found["dirty"].any() else ""
-    models = ", ".join(map(named, dict.fromkeys(found["model"])))
-    axes.set_title(models + marked, fontsize=8)
+    caveat = " (uncommitted changes)" if points["dirty"].any() else ""
+    models = ", ".join(map(label_model, dict.fromkeys(points["model"])))
+    axes.set_title(models + caveat, fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("bits of the whole model")
-    asked = found["tasks"].iloc[0]
-    axes.set_ylabel(f"accuracy, mean of {asked} tasks, ± standard error")
+    axes.set_ylabel(f"accuracy, mean of {points['tasks'].iloc[0]} tasks, ± standard error")
     axes.legend(frameon=False)
     return figure

@@ -5,8 +5,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, page, plain
-from analysis.tables.fig6_memory import bars, paper_bars, plans
+from analysis.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, style_axes
+from analysis.paper_tables import LLAMA_MODELS, load_grid
+from analysis.tables.fig6_memory import STEM, compare_bars, load_like_plans
 from qlora_repro.errors import StoreError
 
 PARTS = {"model": BLUE, "adapters": ORANGE, "optimizer": GREEN, "gradients, activations": GREY}
@@ -15,29 +16,31 @@ WIDTH, GAP = 0.36, 0.2  # of a bar, and of the two bars' centres from the tick
 HATCHES = ("//", None)  # the paper's, ours
 
 
-def draw(root: Path) -> Figure:
+def draw_figure(results: Path) -> Figure:
     """Draw two bars a size, the paper's hatched; what the paper leaves unlabelled is the top part.
 
-    Raises StoreError where nothing like the paper's runs was planned.
+    Raises:
+        StoreError: nothing like the paper's runs was planned.
     """
-    found, paper = plans(root), paper_bars()
-    sizes = [model for model in paper.index if model in found.index]
-    if not sizes:
+    plans = load_like_plans(results).to_dict("index")
+    printed = load_grid(STEM).to_dict("index")
+    models = [model for model in LLAMA_MODELS if model in plans]
+    if not models:
         raise StoreError(
-            f"{root} has no plans of LLaMA; python run.py experiments=fig6_memory makes them"
+            f"{results} has no plans of LLaMA; python run.py experiments=fig6_memory makes them"
         )
-    figure = page(height=4.2)
-    axes = plain(figure.subplots())
-    for place, model in enumerate(sizes):
-        both = bars(found.loc[model], paper.loc[model])
-        for side in (0, 1):
-            sizes_of = {bar: pair[side] for bar, pair in both.items()}
-            _stack(axes, place + (2 * side - 1) * GAP, sizes_of, hatch=HATCHES[side])
+    figure = new_figure(height=4.2)
+    axes = style_axes(figure.subplots())
+    for position, model in enumerate(models):
+        bars = compare_bars(plans[model], printed[model])
+        for side, hatch in enumerate(HATCHES):
+            sizes = {bar: pair[side] for bar, pair in bars.items()}
+            _stack(axes, position + (2 * side - 1) * GAP, sizes, hatch=hatch)
     for card in CARDS:
         axes.axhline(card, color=BLACK, linewidth=0.8, linestyle=":")
         axes.annotate(f"{card} GB", (-0.5, card), va="bottom", fontsize=8)
-    names = [model.removeprefix("llama_").upper() for model in sizes]
-    axes.set_xticks(range(len(sizes)), names)
+    names = [model.removeprefix("llama_").upper() for model in models]
+    axes.set_xticks(range(len(models)), names)
     axes.set_xlabel("LLaMA; left the paper (hatched), right predicted")
     axes.set_ylabel("memory, GB")
     handles = [axes.bar(0, 0, color=colour, label=part) for part, colour in PARTS.items()]

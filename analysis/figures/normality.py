@@ -9,9 +9,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from analysis.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, page, plain
+from analysis.artifacts.runs import add_run_facts
+from analysis.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    new_figure,
+    style_axes,
+)
 from qlora_repro.errors import StoreError
-from qlora_repro.store.load import records
+from qlora_repro.store.load import load_measurements
 
 ROLES: dict[str, tuple[str, str]] = {
     "q": (BLUE, "o"),
@@ -26,30 +38,31 @@ ROLES: dict[str, tuple[str, str]] = {
 }
 
 
-def draw(root: Path) -> Figure:
+def draw_figure(results: Path) -> Figure:
     """Draw quantiles of the rows by role, and the share of rejected rows by layer and role.
 
-    Raises StoreError where no run has tested its weights.
+    Raises:
+        StoreError: No run has tested its weights.
     """
-    found = records(root, "normality")
-    if found.empty:
+    tests = add_run_facts(load_measurements("normality", results), results)
+    if tests.empty:
         raise StoreError(
-            f"{root} has no tests of normality; python run.py experiments=data_types makes them"
+            f"{results} has no tests of normality; python run.py experiments=data_types makes them"
         )
-    found = found[found["model"] == found["model"].iloc[0]]
-    figure = page(width=7.0, height=3.3)
+    model = tests["model"].iloc[0]
+    weights = tests[(tests["model"] == model) & (tests["name"] != "")]
+    figure = new_figure(width=7.0, height=3.3)
     left, right = figure.subplots(1, 2)
-    single = found[found["name"] != ""]
-    _quantiles(plain(left), single)
-    _layers(plain(right), single)
-    right.set_title(str(found["model"].iloc[0]), fontsize=10)
+    _draw_quantiles(style_axes(left), weights)
+    _draw_rejections(style_axes(right), weights)
     left.set_title("standardized rows", fontsize=10)
+    right.set_title(str(model), fontsize=10)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
-def _quantiles(axes: Axes, rows: pd.DataFrame) -> None:
-    known = rows[rows["quantiles"].map(len) > 0]
+def _draw_quantiles(axes: Axes, tests: pd.DataFrame) -> None:
+    known = tests[tests["quantiles"].map(len) > 0]
     normal = stats.norm.ppf(np.array(known["probabilities"].iloc[0]))
     axes.plot(normal, normal, color=GREY, linestyle="--", linewidth=1)
     for role, part in known[known["source"] == "weights"].groupby("role", sort=False):
@@ -60,16 +73,13 @@ def _quantiles(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_ylabel("quantile of the weights, sd of the row")
 
 
-def _layers(axes: Axes, rows: pd.DataFrame) -> None:
-    own = rows[rows["source"] == "weights"]
-    for role, part in own.groupby("role", sort=False):
+def _draw_rejections(axes: Axes, tests: pd.DataFrame) -> None:
+    for role, part in tests[tests["source"] == "weights"].groupby("role", sort=False):
         colour, marker = ROLES[str(role)]
-        means = part.groupby("layer")["rejected"].mean()
-        axes.plot(
-            means.index, 100 * means, color=colour, marker=marker, markersize=4, label=str(role)
-        )
-    control = rows[rows["source"] == "normal"].groupby("layer")["rejected"].mean()
-    axes.plot(control.index, 100 * control, color=GREY, linestyle="--", label="normal rows")
+        shares = 100 * part.groupby("layer")["rejected"].mean()
+        axes.plot(shares.index, shares, color=colour, marker=marker, markersize=4, label=str(role))
+    synthetic = 100 * tests[tests["source"] == "normal"].groupby("layer")["rejected"].mean()
+    axes.plot(synthetic.index, synthetic, color=GREY, linestyle="--", label="normal rows")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer")

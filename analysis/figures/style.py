@@ -1,6 +1,6 @@
-"""How figures look: a colour and a mark for each data type, told apart in black and white too.
+"""What figures share: colours and markers by data type, empty figures, panels of runs.
 
-What figures of cells share: the paper's panel, then one a block of runs, a point a seed.
+Colours and markers are told apart in black and white too.
 """
 
 import textwrap
@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.artifacts.effects import repeats
-from analysis.artifacts.lines import labelled, marks
-from analysis.artifacts.spec import Artifact
-from analysis.findings.runs import load
+from analysis.artifacts.artifact import Artifact
+from analysis.artifacts.effects import seed_means
+from analysis.artifacts.render import label_comparable, list_caveats
+from analysis.artifacts.runs import load_evaluated_runs
 
 # Okabe and Ito's palette, which the colour-blind can tell apart
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -33,21 +33,21 @@ TYPES: dict[str, tuple[str, str]] = {  # data type -> (colour, marker)
 }
 
 
-def look(dtype: str) -> tuple[str, str]:
+def style_of_type(dtype: str) -> tuple[str, str]:
     """Return (colour, marker) of a data type; grey for one that has none of its own.
 
-    >>> look("nf4")
+    >>> style_of_type("nf4")
     ('#0072B2', 'o')
     """
     return TYPES.get(dtype, (GREY, "."))
 
 
-def page(*, width: float = 6.5, height: float = 4.0) -> Figure:
+def new_figure(*, width: float = 6.5, height: float = 4.0) -> Figure:
     """Return an empty figure, sizes in inches; 6.5 is the width of a printed page's text."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def plain(axes: Axes) -> Axes:
+def style_axes(axes: Axes) -> Axes:
     """Take away the frame's upper and right side, and draw a light grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
@@ -56,28 +56,31 @@ def plain(axes: Axes) -> Axes:
 
 
 Points = Mapping[str, NDArray[np.float64]]  # row -> a mean a seed, (S,)
-MOST = 5  # panels of runs
-WIDTH = 28  # letters over a panel
+MAX_PANELS = 5  # of runs
+TITLE_WIDTH = 28  # letters over a panel
 
 
-def panels(artifact: Artifact, root: Path) -> list[tuple[str, Points]]:
-    """Return (label, points) of the blocks with the most rows and seeds, of tuned runs alone.
+def load_panels(artifact: Artifact, results: Path) -> list[tuple[str, Points]]:
+    """Return (label, points) of the comparable groups with the most rows and seeds, tuned ones.
 
     A row of several settings, as of a search for a learning rate, is in the table and not here.
-    StoreError where there is no such folder.
+
+    Raises:
+        StoreError: There is no such folder.
     """
-    found: list[tuple[str, Points]] = []
-    for block, label in labelled(artifact, artifact.paper(), load(root)):
-        rows = [arm.row for arm in block.arms]
-        single = [arm for arm in block.arms if arm.tuned and rows.count(arm.row) == 1]
-        points = {arm.row: repeats(arm) for arm in single}
-        marked = dict.fromkeys(mark for arm in block.arms for mark in marks(arm))
+    panels: list[tuple[str, Points]] = []
+    runs = load_evaluated_runs(results)
+    for comparable, label in label_comparable(artifact, artifact.printed_cells(), runs):
+        rows = [group.row for group in comparable.groups]
+        single = [group for group in comparable.groups if rows.count(group.row) == 1]
+        points = {group.row: seed_means(group) for group in single if group.is_tuned}
+        caveats = dict.fromkeys(c for group in comparable.groups for c in list_caveats(group))
         if len(points) > 1:
-            found.append((" ".join([label, *(f"({mark})" for mark in marked)]), points))
-    found.sort(key=lambda panel: -sum(map(len, panel[1].values())))
-    return found[:MOST]
+            panels.append((" ".join([label, *(f"({caveat})" for caveat in caveats)]), points))
+    panels.sort(key=lambda panel: -sum(map(len, panel[1].values())))
+    return panels[:MAX_PANELS]
 
 
-def titled(label: str) -> str:
+def wrap_title(label: str) -> str:
     """Return a label broken into lines that fit over a panel."""
-    return textwrap.fill(label, WIDTH)
+    return textwrap.fill(label, TITLE_WIDTH)

@@ -1,15 +1,11 @@
-"""The runs behind a table: what decided each, and where it comes from.
-
-What the report's page says, as plain values: no markup, nothing that is computed in between.
-"""
+"""What is on the page, as plain values: no markup, nothing that is computed in between."""
 
 import base64
-import inspect
 import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +13,26 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.artifacts.grouping import flat
-from analysis.build import MORE_OF, Audited, Rebuilt, commands
-from analysis.figures import FIGURES
-from analysis.findings import report as claims
+from analysis.build import SECOND_TABLES, AnalysisOutputs, AuditOutputs, list_commands
+from analysis.figures import CAPTIONS
+from analysis.findings.conclusions import build_tables
 from analysis.table import MISSING, Table
 from qlora_repro.config.paths import ROOT
-from qlora_repro.store.load import MANIFEST, type_name
-from qlora_repro.store.runs import read_document
+from qlora_repro.store.cell import MANIFEST
+from qlora_repro.store.evidence import FILES, is_evidence
+from qlora_repro.store.load import load_documents, load_origins, type_name
+from qlora_repro.store.run_id import flatten_settings
 
-UNTUNED = "-"
+UNTUNED, UNKNOWN = "-", "not known"
+DPI = 110
+FIGURES_OF = {  # figures that have no table of their own name
+    "codebooks": "data_types",
+    "error_by_blocksize": "data_types",
+    "sram_quantiles": "data_types",
+}
+NUMBER = re.compile(r"[<\[]?\s*[+-]?\d")
+CAVEAT = re.compile(r"\((uncommitted changes|limit \d+)\)")
+COLOURED = ("supported", "contradicted", "not resolved", "not run", "higher", "lower", MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +51,18 @@ class RunFacts:
 
     def row(self) -> dict[str, str]:
         """Return the line of the table of runs."""
-        at = self.settings.get
-        r = f" r={at('lora.r')}" if at("lora.r") else ""
+        setting = self.settings.get
+        rank = f" r={setting('lora.r')}" if setting("lora.r") else ""
+        commit = (self.commit or UNKNOWN)[:12]
         return {
             "run": self.digest,
-            "model": str(at("model.name")),
-            "data type": type_name(str(at("dtype.name")), bool(at("dq"))),
-            "adapters": f"{at('lora.target', UNTUNED)}{r}",
-            "data": str(at("data.name", UNTUNED)),
-            "seed": str(at("seed", UNTUNED)),
-            "commit": (self.commit or "not known")[:12]
-            + (" (uncommitted changes)" if self.dirty else ""),
-            "device": self.device or "not known",
+            "model": str(setting("model.name")),
+            "data type": type_name(str(setting("dtype.name")), bool(setting("dq"))),
+            "adapters": f"{setting('lora.target', UNTUNED)}{rank}",
+            "data": str(setting("data.name", UNTUNED)),
+            "seed": str(setting("seed", UNTUNED)),
+            "commit": commit + (" (uncommitted changes)" if self.dirty else ""),
+            "device": self.device or UNKNOWN,
         }
 
     def text(self) -> str:
@@ -66,48 +72,6 @@ class RunFacts:
     def packages(self) -> str:
         """Return the versions in one line."""
         return ", ".join(f"{name} {version}" for name, version in self.versions.items())
-
-
-def behind(results: Path, folders: Iterable[str]) -> list[RunFacts]:
-    """Return the facts of runs by their folders; one without a document is left out."""
-    found = (_facts(results / name) for name in folders)
-    return [facts for facts in found if facts is not None]
-
-
-def _facts(folder: Path) -> RunFacts | None:
-    manifest = folder / MANIFEST
-    documents = [manifest] if manifest.exists() else sorted(folder.glob("settings-*.json"))
-    if not documents:
-        return None
-    document = read_document(documents[0])
-    about = document.get("provenance", {})
-    packages = about.get("packages", {})
-    return RunFacts(
-        folder=folder.name,
-        digest=folder.name.rpartition("-")[2],
-        document=documents[0],
-        settings=flat(document.get("decided_by", document)),
-        commit=about.get("commit"),
-        dirty=any(bool(part.get("dirty")) for part in (about, *_stages(folder))),
-        device=about.get("device"),
-        versions={name: version for name, version in packages.items() if version},
-        note=document.get("model", {}).get("note"),
-    )
-
-
-def _stages(folder: Path) -> list[dict[str, Any]]:
-    """Return how each stage of a run came about."""
-    return [read_document(path) for path in sorted(folder.glob("origin-*.json"))]
-
-
-DPI = 110
-BESIDE = {  # figures that have no table of their own name
-    "codebooks": "data_types",
-    "error_by_blocksize": "data_types",
-    "sram_quantiles": "data_types",
-}
-NUMBER = re.compile(r"[<\[]?\s*[+-]?\d")
-WORDS = ("supported", "contradicted", "not resolved", "not run", "higher", "lower", MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +100,7 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShownTable:
+class PageTable:
     """A table as the page has it."""
 
     title: str
@@ -146,7 +110,7 @@ class ShownTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShownFigure:
+class PageFigure:
     """A picture, as the address that holds it, and what it shows."""
 
     address: str
@@ -154,96 +118,124 @@ class ShownFigure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class PageSection:
     """One artifact, or one audit."""
 
     key: str  # its anchor
     title: str
     commands: list[str]
-    tables: list[ShownTable]
-    figures: list[ShownFigure]
+    tables: list[PageTable]
+    figures: list[PageFigure]
     runs: list[str]  # folders
-    said: list[str]  # its findings in short, a line each
+    headlines: list[str]  # its findings in short
 
 
-def content(made: Rebuilt, out: Path) -> dict[str, Any]:
-    """Return what the template fills in; `out` is the page, from which manifests are linked."""
-    overview, *details = claims.tables(made.verdicts)
-    parts = artifacts(made)
-    names = sorted({name for part in parts for name in part.runs})
-    runs = behind(made.results, names)
+def build_content(outputs: AnalysisOutputs, page: Path) -> dict[str, Any]:
+    """Return what the template fills in.
+
+    Args:
+        outputs: What is shown.
+        page: Where the page is written: manifests are linked from there.
+    """
+    overview, *details = build_tables(outputs.conclusions)
+    artifacts = build_artifact_sections(outputs)
+    runs = load_run_facts(outputs.results, {name for part in artifacts for name in part.runs})
     return {
-        "overview": shown(overview),
-        "details": [shown(table) for table in details],
-        "artifacts": parts,
-        "audits": [_audit(audited) for audited in made.audits],
-        "left_out": made.left_out,
+        "overview": build_page_table(overview),
+        "details": [build_page_table(table) for table in details],
+        "artifacts": artifacts,
+        "audits": [_audit_section(audit) for audit in outputs.audits],
+        "left_out": outputs.skipped,
         "runs": runs,
         "runs_table": _runs_table(runs),
-        "links": {run.folder: _link(run, out) for run in runs},
-        "results": _from_root(made.results),
+        "links": {  # the documents of packed runs are no files
+            run.folder: _link(run.document, page) for run in runs if run.document.exists()
+        },
+        "results": _from_root(outputs.results),
         "published": sum(not run.dirty for run in runs),
     }
 
 
-def artifacts(made: Rebuilt) -> list[Part]:
-    """Return a part an artifact, in the order of the tables."""
-    keys = [MORE_OF.get(name, name) for name in made.tables]
-    keys += [BESIDE.get(name, name) for name in made.figures]
-    return [_artifact(key, made) for key in dict.fromkeys(keys)]
+def load_run_facts(results: Path, folders: Collection[str]) -> list[RunFacts]:
+    """Return the facts of runs and plans by their folders, in the order of their names."""
+    if not folders:
+        return []
+    settings = load_documents("settings-*.json", results).drop_duplicates("folder")
+    settings = settings.assign(name="settings-" + settings["digest"] + ".json")
+    manifests = load_documents(MANIFEST, results).assign(name=MANIFEST)
+    documents = pd.concat([manifests, settings]).drop_duplicates("folder").sort_values("folder")
+    origins = load_origins(results)
+    dirty = {run_id for (run_id, _), origin in origins.items() if origin.get("dirty")}
+    packed, facts = is_evidence(results), []
+    for row in documents[documents["folder"].isin(folders)].to_dict("records"):
+        folder, document = str(row["folder"]), row["document"]
+        provenance = document.get("provenance", {})
+        facts.append(
+            RunFacts(
+                folder=folder,
+                digest=folder.rpartition("-")[2],
+                document=results / (FILES if packed else f"{folder}/{row['name']}"),
+                settings=flatten_settings(document.get("decided_by", document)),
+                commit=provenance.get("commit"),
+                dirty=row["run_id"] in dirty,
+                device=provenance.get("device"),
+                versions={k: v for k, v in provenance.get("packages", {}).items() if v},
+                note=document.get("model", {}).get("note"),
+            )
+        )
+    return facts
 
 
-def _artifact(key: str, made: Rebuilt) -> Part:
-    tables = [t for name, t in made.tables.items() if MORE_OF.get(name, name) == key]
-    drawn = {name: f for name, f in made.figures.items() if BESIDE.get(name, name) == key}
-    made_by = commands(key)
-    made_by += [f"python -m analysis tables {key}"] if tables else []
-    made_by += [f"python -m analysis figures {' '.join(drawn)}"] if drawn else []
-    return Part(
+def build_artifact_sections(outputs: AnalysisOutputs) -> list[PageSection]:
+    """Return a section an artifact, in the order of the tables."""
+    keys = [SECOND_TABLES.get(name, name) for name in outputs.tables]
+    keys += [FIGURES_OF.get(name, name) for name in outputs.figures]
+    return [_artifact_section(key, outputs) for key in dict.fromkeys(keys)]
+
+
+def _artifact_section(key: str, outputs: AnalysisOutputs) -> PageSection:
+    tables = [t for name, t in outputs.tables.items() if SECOND_TABLES.get(name, name) == key]
+    figures = {n: f for n, f in outputs.figures.items() if FIGURES_OF.get(n, n) == key}
+    commands = list_commands(key)
+    commands += [f"python -m analysis tables {key}"] if tables else []
+    commands += [f"python -m analysis figures {' '.join(figures)}"] if figures else []
+    return PageSection(
         key=key,
-        title=tables[0].title if tables else _about(next(iter(drawn))),
-        commands=made_by,
-        tables=[shown(table) for table in tables],
-        figures=[picture(figure, _about(name)) for name, figure in drawn.items()],
+        title=tables[0].title if tables else CAPTIONS[next(iter(figures))],
+        commands=commands,
+        tables=[build_page_table(table) for table in tables],
+        figures=[embed_figure(figure, CAPTIONS[name]) for name, figure in figures.items()],
         runs=sorted({run for table in tables for run in table.runs}),
-        said=[],
+        headlines=[],
     )
 
 
-def _about(figure: str) -> str:
-    """Return what a figure's module says of it, in one sentence."""
-    told = inspect.getdoc(inspect.getmodule(FIGURES[figure])) or figure
-    return told.partition("\n")[0]
-
-
-def _audit(audited: Audited) -> Part:
-    material, sections = audited.material, audited.sections
-    return Part(
-        key=material.name,
-        title=f"{material.judge} on {material.benchmark}, {material.protocol}",
-        commands=[f"python -m analysis audit --benchmark {material.benchmark}"],
-        tables=[shown(section.table()) for section in sections.values()],
-        figures=[
-            picture(figure, name.replace("_", " ")) for name, figure in audited.figures.items()
-        ],
+def _audit_section(audit: AuditOutputs) -> PageSection:
+    judged, sections = audit.judged, audit.sections.values()
+    return PageSection(
+        key=judged.name,
+        title=f"{judged.judge} on {judged.benchmark}, {judged.protocol}",
+        commands=[f"python -m analysis audit --benchmark {judged.benchmark}"],
+        tables=[build_page_table(section.table()) for section in sections],
+        figures=[embed_figure(fig, name.replace("_", " ")) for name, fig in audit.figures.items()],
         runs=[],
-        said=[section.headline for section in sections.values() if section.headline],
+        headlines=[section.headline for section in sections if section.headline],
     )
 
 
-def shown(table: Table) -> ShownTable:
+def build_page_table(table: Table) -> PageTable:
     """Return a table for the page."""
-    texts, names = table.texts(), [str(column) for column in table.frame.columns]
+    texts, names = table.cell_texts(), [str(column) for column in table.frame.columns]
     ours = names.index("ours") if "ours" in names else None
-    return ShownTable(
+    return PageTable(
         title=table.title,
         columns=[
-            Column(name=name, numbers=at > 0 and _numbers([row[at] for row in texts]))
-            for at, name in enumerate(names)
+            Column(name=name, numbers=index > 0 and _are_numbers([row[index] for row in texts]))
+            for index, name in enumerate(names)
         ],
         rows=[
             Row(
-                cells=[Cell(text=text, kind=kind(text)) for text in row],
+                cells=[Cell(text=text, kind=classify_cell(text)) for text in row],
                 waits=ours is not None and row[ours] == MISSING,
             )
             for row in texts
@@ -252,42 +244,42 @@ def shown(table: Table) -> ShownTable:
     )
 
 
-def _numbers(texts: list[str]) -> bool:
+def _are_numbers(texts: Sequence[str]) -> bool:
     filled = [text for text in texts if text not in ("-", MISSING, "")]
     return 2 * sum(bool(NUMBER.match(text)) for text in filled) >= len(filled)
 
 
-def kind(text: str) -> str:
-    """Return the class of a cell whose word is looked for: a verdict, what is missing or marked.
+def classify_cell(text: str) -> str:
+    """Return the class of a cell that the page colours: a verdict, what is missing or has a caveat.
 
-    >>> kind("not resolved (2 of 3 parts not run)"), kind("34.2"), kind("OOM")
-    ('not-resolved', '', 'missing')
+    >>> classify_cell("not resolved (2 of 3 parts not run)"), classify_cell("34.2")
+    ('not-resolved', '')
     """
-    if re.search(r"\((uncommitted changes|limit \d+)\)", text):
+    if CAVEAT.search(text):
         return "marked"
     if text in ("OOM", "failed"):
         return MISSING
-    return next((word.replace(" ", "-") for word in WORDS if text.startswith(word)), "")
+    return next((word.replace(" ", "-") for word in COLOURED if text.startswith(word)), "")
 
 
-def picture(figure: Figure, caption: str) -> ShownFigure:
+def embed_figure(figure: Figure, caption: str) -> PageFigure:
     """Return a figure as an address that holds all of it."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
-    held = base64.b64encode(file.getvalue()).decode()
-    return ShownFigure(address=f"data:image/png;base64,{held}", caption=caption)
+    encoded = base64.b64encode(file.getvalue()).decode()
+    return PageFigure(address=f"data:image/png;base64,{encoded}", caption=caption)
 
 
-def _runs_table(runs: Sequence[RunFacts]) -> ShownTable:
+def _runs_table(runs: Sequence[RunFacts]) -> PageTable:
     """Return a row a run, which leads to what is said of it."""
-    table = shown(Table(title="Runs", frame=pd.DataFrame([run.row() for run in runs])))
+    table = build_page_table(Table(title="Runs", frame=pd.DataFrame([run.row() for run in runs])))
     for run, row in zip(runs, table.rows, strict=True):
         row.cells[0] = replace(row.cells[0], link=run.folder)
     return table
 
 
-def _link(run: RunFacts, out: Path) -> str:
-    return Path(os.path.relpath(run.document.resolve(), out.resolve().parent)).as_posix()
+def _link(document: Path, page: Path) -> str:
+    return Path(os.path.relpath(document.resolve(), page.resolve().parent)).as_posix()
 
 
 def _from_root(path: Path) -> str:

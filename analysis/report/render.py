@@ -5,16 +5,16 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from analysis.build import Rebuilt
-from analysis.report.content import content
-from qlora_repro.page_policy import policy
-from qlora_repro.store.integrity import write_whole
+from analysis.build import AnalysisOutputs
+from analysis.report.content import build_content
+from qlora_repro.page_policy import content_security_policy
+from qlora_repro.store.integrity import write_atomic
 
 FOLDER = Path(__file__).parent
 PARTS = {"/* report.css */": "report.css", "// report.js": "report.js"}  # where the page has them
 
 
-def page(facts: dict[str, Any]) -> str:
+def render_page(content: dict[str, Any]) -> str:
     """Return the page; no text of a run can be read as markup."""
     source = (FOLDER / "report.html").read_text(encoding="utf-8")
     for mark, name in PARTS.items():
@@ -25,9 +25,10 @@ def page(facts: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.from_string(source).render(**facts, policy=policy(source, pictures=True))
+    policy = content_security_policy(source, pictures=True)
+    return environment.from_string(source).render(**content, policy=policy)
 
 
-def write_page(made: Rebuilt, out: Path) -> None:
+def write_page(outputs: AnalysisOutputs, out: Path) -> None:
     """Write the page."""
-    write_whole(out, page(content(made, out)))
+    write_atomic(out, render_page(build_content(outputs, out)))

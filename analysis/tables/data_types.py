@@ -1,16 +1,30 @@
 """What each data type makes of normal, heavy-tailed and real weights, beside the optimum."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.artifacts.runs import add_run_facts, list_folders, list_run_notes
 from analysis.table import Table
-from qlora_repro.store.load import folders, records, type_name
+from qlora_repro.store.load import load_measurements, type_name
 
-UNASKED = "-"
+NO_OPTIMUM = "-"
 ROLES = ("q", "k", "v", "qkv", "o", "gate", "up", "down", "other")
+COLUMNS = (
+    "source",
+    "block",
+    "type",
+    "MSE",
+    "relative error",
+    "optimum",
+    "over optimum",
+    "bits a code",
+    "levels",
+)
+NO_RUN = "No run has measured data types; python run.py experiments=data_types does."
 UNIT = (
     "MSE is in units of each block's absmax squared, in thousandths: it compares types in one "
     "block size. Across block sizes, whose absmax differ, the relative error compares: the norm of "
@@ -22,121 +36,108 @@ OPTIMUM = (
 )
 
 
-def build(root: Path) -> Table:
+def build_table(results: Path) -> Table:
     """Return a row a source, block size and type: error, optimum, their ratio, code entropy."""
-    found = errors(root)
+    errors = load_quant_errors(results)
     rows = [
         {
             "source": source,
             "block": blocksize,
             "type": type_name(dtype, dq),
-            "MSE": f"{1e3 * weighted(part, 'mse'):.3f}",
-            "optimum": _or_unasked(1e3 * weighted(part, "optimum"), 3),
-            "relative error": f"{100 * relative(part):.2f} %",
-            "over optimum": _or_unasked(weighted(part, "mse") / weighted(part, "optimum"), 3),
-            "bits a code": f"{weighted(part, 'entropy'):.2f}",
+            "MSE": f"{1e3 * weighted_mean(part, 'mse'):.3f}",
+            "optimum": _format_optimum(1e3 * weighted_mean(part, "optimum")),
+            "relative error": f"{100 * relative_error(part):.2f} %",
+            "over optimum": _format_optimum(_over_optimum(part)),
+            "bits a code": f"{weighted_mean(part, 'entropy'):.2f}",
             "levels": int(part["levels"].iloc[0]),
         }
         for (source, blocksize, dtype, dq), part in _groups(
-            found, ["source", "blocksize", "dtype", "dq"]
+            errors, ["source", "blocksize", "dtype", "dq"]
         )
     ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return Table(
         title="Data types on weights",
-        frame=frame,
-        notes=[*notes(found), UNIT, OPTIMUM],
-        runs=folders(found),
+        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        notes=[*_notes(errors), UNIT, OPTIMUM],
+        runs=list_folders(errors),
     )
 
 
-COLUMNS = (
-    *("source", "block", "type", "MSE", "relative error", "optimum", "over optimum"),
-    *("bits a code", "levels"),
-)
-
-
-def by_role(root: Path) -> Table:
+def build_table_by_role(results: Path) -> Table:
     """Return a row a model, block size and type: its error over the optimum, by role of weight.
 
-    Beside them stand the layers where NF4 is nearest to the optimum and farthest from it.
+    Beside them stand the layers where the type is nearest to the optimum and farthest from it.
     """
-    found = errors(root)
-    if not found.empty:
-        found = found[found["role"].notna() & found["optimum"].notna() & ~found["dq"].astype(bool)]
-    roles = [role for role in ROLES if not found.empty and (found["role"] == role).any()]
+    errors = load_quant_errors(results)
+    if not errors.empty:
+        known = errors["role"].notna() & errors["optimum"].notna()
+        errors = errors[known & ~errors["dq"].astype(bool)]
+    roles = [role for role in ROLES if not errors.empty and (errors["role"] == role).any()]
     rows = []
-    for (model, blocksize, dtype), part in _groups(found, ["model", "blocksize", "dtype"]):
-        over = {role: _over(part[part["role"] == role]) for role in roles}
-        layers = {int(k): _over(part[part["layer"] == k]) for k in part["layer"].dropna().unique()}
+    for (model, blocksize, dtype), part in _groups(errors, ["model", "blocksize", "dtype"]):
+        layers = {f"{k:.0f}": _over_optimum(of) for k, of in part.groupby("layer")}
         nearest, farthest = min(layers, key=layers.__getitem__), max(layers, key=layers.__getitem__)
+        by_role = {role: f"{_over_optimum(part[part['role'] == role]):.3f}" for role in roles}
         rows.append(
             {
                 "model": model,
                 "block": blocksize,
                 "type": dtype,
-                "all": f"{_over(part):.3f}",
-                **{role: f"{value:.3f}" for role, value in over.items()},
+                "all": f"{_over_optimum(part):.3f}",
+                **by_role,
                 "nearest layer": f"{nearest}: {layers[nearest]:.3f}",
                 "farthest layer": f"{farthest}: {layers[farthest]:.3f}",
             }
         )
-    frame = pd.DataFrame(
-        rows,
-        columns=["model", "block", "type", "all", *roles, "nearest layer", "farthest layer"],
-    )
-    said = [*notes(found), "Mean squared error over that of the optimal levels.", OPTIMUM]
+    columns = ["model", "block", "type", "all", *roles, "nearest layer", "farthest layer"]
     return Table(
         title="How far each type is from the optimum, by weight",
-        frame=frame,
-        notes=said,
-        runs=folders(found),
+        frame=pd.DataFrame(rows, columns=columns),
+        notes=[
+            *_notes(errors),
+            "Mean squared error over that of the optimal levels.",
+            OPTIMUM,
+        ],
+        runs=list_folders(errors),
     )
 
 
-def errors(root: Path) -> pd.DataFrame:
+def load_quant_errors(results: Path) -> pd.DataFrame:
     """Return the error records; synthetic values, which all runs draw alike, are kept once."""
-    found = records(root, "quant_errors")
-    if found.empty:
-        return found
-    where = ["source", "name", "dtype", "blocksize", "dq", "n"]
-    synthetic = found["source"] != "weights"
-    return found[~(synthetic & found.duplicated(where))].assign(
-        source=found["source"].where(synthetic, found["model"])
-    )
+    errors = add_run_facts(load_measurements("quant_errors", results), results)
+    if errors.empty:
+        return errors
+    synthetic = errors["source"] != "weights"
+    repeated = errors.duplicated(["source", "name", "dtype", "blocksize", "dq", "n"])
+    sources = errors["source"].where(synthetic, errors["model"])
+    return errors[~(synthetic & repeated)].assign(source=sources)
 
 
-def weighted(rows: pd.DataFrame, column: str) -> float:
-    """Return the mean over all values that the rows are of; nan where a row has none."""
+def weighted_mean(rows: pd.DataFrame, column: str) -> float:
+    """Return the mean over all values that the rows are of; NaN where a row has none."""
     return float(np.average(rows[column].astype(float), weights=rows["n"]))
 
 
-def relative(rows: pd.DataFrame) -> float:
+def relative_error(rows: pd.DataFrame) -> float:
     """Return the norm of the change over the norm of the weights, as if all had one variance."""
     squares = rows["relative"].astype(float) ** 2
     return float(np.average(squares, weights=rows["n"]) ** 0.5)
 
 
-def notes(found: pd.DataFrame) -> list[str]:
-    """Return what must be said of the models and of the code that measured them."""
-    if found.empty:
-        return ["No run has measured data types; python run.py experiments=data_types does."]
-    said = found[["model", "note", "dirty", "folder"]].drop_duplicates().to_dict("records")
-    return [
-        *(f"{row['model']}: {row['note']}" for row in said if row["note"]),
-        *(f"{row['folder']}: the code had uncommitted changes" for row in said if row["dirty"]),
-    ]
+def _over_optimum(rows: pd.DataFrame) -> float:
+    return weighted_mean(rows, "mse") / weighted_mean(rows, "optimum")
 
 
-def _groups(found: pd.DataFrame, keys: list[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-    if found.empty:
-        return []
-    return [(tuple(key), part) for key, part in found.groupby(keys, sort=False)]
+def _notes(errors: pd.DataFrame) -> list[str]:
+    return [NO_RUN] if errors.empty else list_run_notes(errors)
 
 
-def _over(rows: pd.DataFrame) -> float:
-    return weighted(rows, "mse") / weighted(rows, "optimum")
+def _groups(
+    errors: pd.DataFrame, keys: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    if not errors.empty:
+        yield from ((tuple(key), part) for key, part in errors.groupby(list(keys), sort=False))
 
 
-def _or_unasked(value: float, digits: int) -> str:
-    return UNASKED if np.isnan(value) else f"{value:.{digits}f}"
+def _format_optimum(value: float) -> str:
+    return NO_OPTIMUM if np.isnan(value) else f"{value:.3f}"

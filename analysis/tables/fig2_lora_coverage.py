@@ -2,11 +2,17 @@
 
 from functools import partial
 
-import pandas as pd
-
-from analysis.artifacts.render import build as build_cells
-from analysis.artifacts.spec import ROUGE, STAND_INS, Artifact, Key, Place, always, cells, offered
-from analysis.findings.runs import Run
+from analysis.artifacts.artifact import (
+    ROUGE,
+    ROUGE_FIRST,
+    Artifact,
+    CellScore,
+    cell_scores,
+    fixed_row,
+)
+from analysis.artifacts.render import build_artifact_table
+from analysis.artifacts.runs import EvaluatedRun
+from analysis.paper_tables import CellKey, load_cells
 
 STEM = "fig2_lora_coverage"
 MODEL = "llama_7b"
@@ -14,46 +20,47 @@ COLUMN = "alpaca, mean of points"
 STANFORD = 128  # rows a step, by which Stanford's settings are known
 
 
-def row(run: Run) -> str:
-    """Return the placement of the adapters, as the figure's csv has it, or how all was tuned."""
-    target = str(run.at("lora.target"))
+def placement_label(run: EvaluatedRun) -> str:
+    """Return where the adapters are, as the figure's csv has it, or how all was tuned."""
+    target, dtype = str(run.setting("lora.target")), run.setting("dtype.name")
     if target == "none":
-        stanford = run.at("train.batch_size") == STANFORD
+        stanford = run.setting("train.batch_size") == STANFORD
         return "16-bit full stanford" if stanford else "16-bit full tuned"
-    return f"{'qlora' if run.at('dtype.name') == 'nf4' else run.at('dtype.name')} {target}"
+    return f"{'qlora' if dtype == 'nf4' else dtype} {target}"
 
 
-def places(run: Run) -> list[Place]:
+def locate_run(run: EvaluatedRun) -> list[CellScore]:
     """Return the bar of a tuned run."""
-    if not run.tuned:
+    if not run.is_tuned:
         return []
-    paper = run.model == MODEL and run.at("data.name") == "alpaca"
-    column = COLUMN if paper else f"{run.model} {run.at('data.name')}"
-    return offered(row(run), column, (ROUGE, *(s for s in STAND_INS if s != ROUGE)))
+    data = run.setting("data.name")
+    column = COLUMN if (run.model, data) == (MODEL, "alpaca") else f"{run.model} {data}"
+    return cell_scores(placement_label(run), column, ROUGE_FIRST)
 
 
-def points() -> pd.Series:
+def printed_points() -> dict[str, list[float]]:
     """Return the points of each bar, by row, in the figure's order."""
-    found = pd.Series(cells(STEM))
-    return found.groupby(level=0, sort=False).apply(list)
+    points: dict[str, list[float]] = {}
+    for (row, _), value in load_cells(STEM).items():
+        points.setdefault(row, []).append(value)
+    return points
 
 
-def paper() -> dict[Key, float]:
+def printed_means() -> dict[CellKey, float]:
     """Return the mean of each bar's points."""
-    return {(str(name), COLUMN): sum(of) / len(of) for name, of in points().items()}
+    return {(row, COLUMN): sum(of) / len(of) for row, of in printed_points().items()}
 
 
 ARTIFACT = Artifact(
     stem=STEM,
     title="Figure 2: RougeL by where adapters go, LLaMA-7B on Alpaca",
     heads=("adapters", "model and data"),
-    places=places,
+    locate_run=locate_run,
     varies=("dtype.name", "dtype.scales", "dq", "lora.target", "train.batch_size"),
     models=(MODEL,),
     scores=(ROUGE.task,),
-    base=always("qlora all"),
-    paper=paper,
-    presets=(STEM,),
+    base_row=fixed_row("qlora all"),
+    load_printed=printed_means,
     digits=2,
     notes=(
         "base row: qlora all, adapters on all linear layers of a block",
@@ -62,4 +69,4 @@ ARTIFACT = Artifact(
         "the paper's text speaks of query and value alone, and draws no such bar",
     ),
 )
-build = partial(build_cells, ARTIFACT)
+build_table = partial(build_artifact_table, ARTIFACT)

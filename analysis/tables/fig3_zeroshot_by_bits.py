@@ -1,61 +1,167 @@
-"""Two data types on the same zero-shot questions: how far apart, and how many would tell more.
+"""Figure 3: mean zero-shot accuracy against the bits of the whole model, as a table.
 
-Figure 3: mean zero-shot accuracy against the bits of the whole model, as a table.
+Beside each data type stands how far NF4 is from it on the same questions, and how many questions
+would tell more.
 """
 
-import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from analysis.artifacts.spec import cells
-from analysis.findings.runs import question_scores
-from analysis.table import Table
-from qlora_repro.store.load import MANIFEST, folders, model_bits, records, settings, type_name
+from analysis.artifacts.runs import add_run_facts, list_folders, list_run_notes, load_evaluated_runs
+from analysis.paper_tables import LLAMA_MODELS, load_cells
+from analysis.table import Table, format_interval
+from qlora_repro.stats.intervals import normal_interval
+from qlora_repro.store.load import load_metrics, load_settings, type_name
 
-POINT, ALPHA, POWER = 0.01, 0.05, 0.8  # the difference in question, and how surely it is to show
+STEM = "fig3_zeroshot_by_bits"
+TASKS = ("winogrande", "hellaswag", "piqa", "arc_easy", "arc_challenge")
 METRIC = "acc"  # the paper does not say whether it is normalized by length
+POINT, ALPHA, POWER = 0.01, 0.05, 0.8  # the difference in question, and how surely it is to show
+AGAINST, NEEDED = "NF4 against it", "questions to tell 1 point"
+COLUMNS = ("model", "data type", "bits", "paper", "ours", "95% interval", "n", AGAINST, NEEDED)
 Values = NDArray[np.float64]
 Scores = Mapping[str, pd.Series]  # task -> a score a question
 
 
-def scores(path: Path) -> Scores:
-    """Return the accuracy of each question, by task; {} where no answers were kept."""
-    if not path.exists():
-        return {}
-    return {task: own for (task, name), own in question_scores(path).items() if name == METRIC}
+def build_table(results: Path) -> Table:
+    """Return a row a model and data type; the figure's points are not known, its axis is."""
+    points, axis = load_points(results), load_cells(STEM)
+    accuracies = {
+        (run.run_id, run.digest): {
+            task: scores for (task, name), scores in run.scores_by_metric.items() if name == METRIC
+        }
+        for run in load_evaluated_runs(results)
+    }
+    ordered = points.sort_values(["model", "bits"]).to_dict("records") if len(points) else []
+    rows = [_row(point, points, accuracies) for point in ordered]
+    low, high = (axis["accuracy axis", end] for end in ("from", "to"))
+    return Table(
+        title="Figure 3: zero-shot accuracy by bits of the whole model, nothing trained",
+        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        notes=[
+            f"paper: its points were never printed; its axis runs from {low:g} to {high:g} %",
+            f"ours: mean of the tasks asked, of {', '.join(TASKS)}; interval: 95%, over questions",
+            "NF4 against it: points on the same questions; NF4 with as much quantized, NF4 + DQ "
+            "with NF4; the last column: how many such questions show a true point in 4 of 5 cases",
+            *([] if rows else [f"no run has scores; python run.py experiments={STEM} makes them"]),
+            *list_run_notes(points),
+            *_list_limits(points, results),
+        ],
+        runs=list_folders(points),
+    )
 
 
-def differences(first: Scores, second: Scores) -> list[Values]:
+def load_points(results: Path) -> pd.DataFrame:
+    """Return a row a model and type: its run's facts, `model_bits`, mean, stderr, tasks, questions.
+
+    A model that was not asked every task that another was is left out, so that means compare.
+    """
+    metrics = add_run_facts(load_metrics(results), results)
+    if metrics.empty:
+        return metrics
+    metrics = metrics.assign(task=metrics["task"].map(benchmark_of))
+    asked = metrics[metrics["task"].notna() & (metrics["name"] == METRIC) & metrics["lora"].isna()]
+    points = []
+    for _, run in asked.drop_duplicates(["folder", "task"]).groupby("folder", sort=False):
+        points.append(
+            run.iloc[0].to_dict()
+            | {
+                "bits": run["model_bits"].iloc[0],
+                "mean": run["value"].mean(),
+                "stderr": (run["stderr"] ** 2).sum() ** 0.5 / len(run),
+                "tasks": len(run),
+                "questions": int(run["n"].sum()),
+            }
+        )
+    frame = pd.DataFrame(points)
+    return frame if frame.empty else frame[frame["tasks"] == frame["tasks"].max()]
+
+
+def benchmark_of(task: str) -> str | None:
+    """Return which of TASKS a task is, also on a file at hand; None: none of them.
+
+    >>> benchmark_of("piqa"), benchmark_of("piqa_file"), benchmark_of("boolq")
+    ('piqa', 'piqa', None)
+    """
+    return next((one for one in TASKS if task == one or task.startswith(f"{one}_")), None)
+
+
+def label_model(model: str) -> str:
+    """Return a model's name, and that it stands in where it is none of the paper's.
+
+    >>> label_model("llama_7b"), label_model("smollm2_135m")
+    ('llama_7b', 'stand-in smollm2_135m')
+    """
+    return model if model in LLAMA_MODELS else f"stand-in {model}"
+
+
+def _row(
+    point: Mapping[Any, Any], points: pd.DataFrame, accuracies: Mapping[tuple[str, str], Scores]
+) -> dict[str, str]:
+    low, high = normal_interval(point["mean"], point["stderr"])
+    row = {
+        "model": label_model(point["model"]),
+        "data type": type_name(point["dtype"], bool(point["dq"])),
+        "bits": f"{point['bits']:.3g}",
+        "paper": "not printed",
+        "ours": f"{100 * point['mean']:.1f}",
+        "95% interval": format_interval((100 * low, 100 * high), 1),
+        "n": f"{point['tasks']} tasks, {point['questions']:,} questions",
+        AGAINST: "-",
+        NEEDED: "-",
+    }
+    nf4 = _matching_nf4(point, points)
+    if nf4 is None:
+        return row
+    first, second = (accuracies.get((one["run_id"], one["digest"]), {}) for one in (nf4, point))
+    differences = paired_differences(first, second)
+    if differences:
+        row[AGAINST] = format_difference(differences)
+        needed = questions_needed(differences)
+        row[NEEDED] = "-" if math.isnan(needed) else f"{needed:,.0f}"
+    return row
+
+
+def _matching_nf4(point: Mapping[Any, Any], points: pd.DataFrame) -> Mapping[Any, Any] | None:
+    """Return NF4 with as much quantized where there is one; for NF4 + DQ, NF4 without."""
+    nf4 = points[(points["model"] == point["model"]) & (points["dtype"] == "nf4")]
+    if point["dtype"] == "nf4":
+        nf4 = nf4[~nf4["dq"].astype(bool)] if point["dq"] else nf4.head(0)
+    elif (nf4["dq"] == point["dq"]).any():
+        nf4 = nf4[nf4["dq"] == point["dq"]]
+    return None if nf4.empty else nf4.iloc[0].to_dict()
+
+
+def paired_differences(first: Scores, second: Scores) -> list[Values]:
     """Return first - second for every shared question, a task at a time."""
-    found = []
+    differences = []
     for task in sorted(first.keys() & second.keys()):
         both = pd.concat([first[task], second[task]], axis=1, join="inner").dropna()
         if len(both) > 1:
-            found.append((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(np.float64))
-    return found
+            differences.append((both.iloc[:, 0] - both.iloc[:, 1]).to_numpy(np.float64))
+    return differences
 
 
-def told(tasks: list[Values]) -> str:
+def format_difference(tasks: Sequence[Values]) -> str:
     """Return the mean over tasks in points with its 95% interval, each task weighing the same.
 
-    >>> told([np.array([1.0, 0.0, 0.0, 0.0] * 100), np.array([0.0, -1.0] * 100)])
+    >>> format_difference([np.array([1.0, 0.0, 0.0, 0.0] * 100), np.array([0.0, -1.0] * 100)])
     '-12.5 [-16.6, -8.4]'
     """
     mean = sum(float(task.mean()) for task in tasks) / len(tasks)
     error = math.sqrt(sum(float(task.var(ddof=1)) / len(task) for task in tasks)) / len(tasks)
-    half = float(stats.norm.isf(ALPHA / 2)) * error
-    return f"{100 * mean:+.1f} [{100 * (mean - half):+.1f}, {100 * (mean + half):+.1f}]"
+    low, high = normal_interval(mean, error)
+    return f"{100 * mean:+.1f} {format_interval((100 * low, 100 * high), 1, signed=True)}"
 
 
-def questions_to_tell(tasks: list[Values]) -> float:
+def questions_needed(tasks: Sequence[Values]) -> float:
     """Return how many questions, the same number a task, show a true difference of one point.
 
     With a paired t-test at 5% in four of five repetitions, if questions differ between the types as
@@ -67,129 +173,15 @@ def questions_to_tell(tasks: list[Values]) -> float:
     return float(TTestPower().solve_power(effect_size=POINT / sd, alpha=ALPHA, power=POWER))
 
 
-STEM = "fig3_zeroshot_by_bits"
-MODELS = ("llama_7b", "llama_13b", "llama_33b", "llama_65b")
-COLUMNS = (
-    *("model", "data type", "bits", "paper", "ours", "95% interval", "n"),
-    *("NF4 against it", "questions to tell 1 point"),
-)
-TASKS = ("winogrande", "hellaswag", "piqa", "arc_easy", "arc_challenge")
-NORMAL = 1.96  # standard errors
-
-
-def build(root: Path) -> Table:
-    """Return a row a model and data type; the figure's points are not known, its axis is."""
-    found, axis = points(root), cells(STEM)
-    rows = [
-        {
-            "model": named(str(row["model"])),
-            "data type": type_name(str(row["dtype"]), bool(row["dq"])),
-            "bits": f"{row['bits']:.3g}",
-            "paper": "not printed",
-            "ours": f"{100 * row['mean']:.1f}",
-            "95% interval": f"[{100 * (row['mean'] - NORMAL * row['stderr']):.1f}, "
-            f"{100 * (row['mean'] + NORMAL * row['stderr']):.1f}]",
-            "n": f"{row['tasks']} tasks, {row['questions']:,} questions",
-            **_nf4_against(root, row, found),
-        }
-        for row in (found.sort_values(["model", "bits"]).to_dict("records") if len(found) else ())
+def _list_limits(points: pd.DataFrame, results: Path) -> list[str]:
+    """Return which points are of a part of the questions, and so no figures to publish."""
+    settings = load_settings(results) if len(points) else {}
+    limits = {
+        point["folder"]: settings.get((point["run_id"], point["digest"]), {})
+        for point in points.to_dict("records")
+    }
+    return [
+        f"{folder}: limit {of['eval']['limit']}"
+        for folder, of in limits.items()
+        if of.get("eval", {}).get("limit") is not None
     ]
-    low, high = (axis["accuracy axis", end] for end in ("from", "to"))
-    asked = records(root, "metrics")
-    models = set(found["model"]) if len(found) else set()
-    told = asked[asked["model"].isin(models)] if len(asked) else asked
-    said = {f"{row['model']}: {row['note']}" for row in told.to_dict("records") if row["note"]}
-    return Table(
-        title="Figure 3: zero-shot accuracy by bits of the whole model, nothing trained",
-        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
-        notes=[
-            f"paper: its points were never printed; its axis runs from {low:g} to {high:g} %",
-            f"ours: mean of the tasks asked, of {', '.join(TASKS)}; interval: 95%, over questions",
-            "NF4 against it: points on the same questions; NF4 with as much quantized, NF4 + DQ "
-            "with NF4; the last column: how many such questions show a true point in 4 of 5 cases",
-            *([] if rows else [f"no run has scores; python run.py experiments={STEM} makes them"]),
-            *sorted(said),
-            *_marked(root, found),
-        ],
-        runs=folders(found),
-    )
-
-
-def named(model: str) -> str:
-    """Return a model's name, and that it stands in where it is none of the paper's.
-
-    >>> named("llama_7b"), named("smollm2_135m")
-    ('llama_7b', 'stand-in smollm2_135m')
-    """
-    return model if model in MODELS else f"stand-in {model}"
-
-
-def benchmark(task: str) -> str | None:
-    """Return which of TASKS a task is, also on a file at hand; None: none of them.
-
-    >>> benchmark("piqa"), benchmark("piqa_file"), benchmark("boolq")
-    ('piqa', 'piqa', None)
-    """
-    return next((one for one in TASKS if task == one or task.startswith(f"{one}_")), None)
-
-
-def _nf4_against(root: Path, row: Mapping[Hashable, Any], found: pd.DataFrame) -> dict[str, str]:
-    """Return the last two columns of a row; "-" where there is no NF4 to compare it with."""
-    nf4 = found[(found["model"] == row["model"]) & (found["dtype"] == "nf4")]
-    if row["dtype"] == "nf4":
-        nf4 = nf4[~nf4["dq"].astype(bool)] if row["dq"] else nf4.head(0)
-    elif (nf4["dq"] == row["dq"]).any():
-        nf4 = nf4[nf4["dq"] == row["dq"]]
-    if nf4.empty:
-        return dict.fromkeys(COLUMNS[-2:], "-")
-    sides = [
-        scores(root / str(one["folder"]) / f"answers-{one['digest']}.jsonl")
-        for one in (nf4.iloc[0], row)
-    ]
-    pairs = differences(*sides)
-    if not pairs:
-        return dict.fromkeys(COLUMNS[-2:], "-")
-    n = questions_to_tell(pairs)
-    return {COLUMNS[-2]: told(pairs), COLUMNS[-1]: "-" if math.isnan(n) else f"{n:,.0f}"}
-
-
-def _marked(root: Path, found: pd.DataFrame) -> list[str]:
-    """Return why points are no figures to publish."""
-    said = []
-    for row in found.to_dict("records"):
-        limit = settings(root, row["folder"], row["digest"]).get("eval", {}).get("limit")
-        said += [f"{row['folder']}: the code had uncommitted changes"] if row["dirty"] else []
-        said += [f"{row['folder']}: limit {limit}"] if limit is not None else []
-    return said
-
-
-def points(root: Path) -> pd.DataFrame:
-    """Return a row a model and type: where it is from, bits, mean, stderr, tasks.
-
-    A model that was not asked every task that another was is left out, so that means compare.
-    """
-    metrics = records(root, "metrics")
-    if metrics.empty:
-        return metrics
-    metrics = metrics.assign(task=metrics["task"].map(benchmark))
-    asked = metrics[metrics["task"].notna() & (metrics["name"] == METRIC) & metrics["lora"].isna()]
-    rows = []
-    for folder, part in asked.groupby("folder", sort=False):
-        part = part.drop_duplicates("task")
-        first = part.iloc[0]
-        manifest = json.loads((root / str(folder) / MANIFEST).read_text())
-        rows.append(
-            {
-                **{
-                    name: first[name]
-                    for name in ("folder", "digest", "dirty", "model", "dtype", "dq")
-                },
-                "bits": model_bits(manifest["base"], kept=32 if first["dtype"] == "fp32" else 16),
-                "mean": part["value"].mean(),
-                "stderr": (part["stderr"] ** 2).sum() ** 0.5 / len(part),
-                "tasks": len(part),
-                "questions": int(part["n"].sum()),
-            }
-        )
-    found = pd.DataFrame(rows)
-    return found if found.empty else found[found["tasks"] == found["tasks"].max()]

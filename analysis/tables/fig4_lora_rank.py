@@ -2,42 +2,50 @@
 
 from functools import partial
 
-from analysis.artifacts.render import build as build_cells
-from analysis.artifacts.spec import ROUGE, STAND_INS, Artifact, Key, Place, cells, least, offered
-from analysis.findings.runs import Run
+from analysis.artifacts.artifact import (
+    ROUGE,
+    ROUGE_FIRST,
+    Artifact,
+    CellScore,
+    cell_scores,
+    smallest_row,
+)
+from analysis.artifacts.render import build_artifact_table
+from analysis.artifacts.runs import EvaluatedRun
+from analysis.paper_tables import CellKey, load_column
 
 STEM = "fig4_lora_rank"
 MODEL = "llama_7b"
 COLUMN = "alpaca, mean of runs"
 
 
-def places(run: Run) -> list[Place]:
-    """Return the place of a run with adapters: its rank."""
-    if not run.tuned or not run.at("lora.r"):
+def locate_run(run: EvaluatedRun) -> list[CellScore]:
+    """Return the cell of a run with adapters: its rank."""
+    rank, target = run.setting("lora.r"), run.setting("lora.target")
+    if not run.is_tuned or not rank:
         return []
-    paper = run.model == MODEL and run.at("data.name") == "alpaca"
-    target = run.at("lora.target")
-    of_all = COLUMN if target == "all" else f"alpaca, {target}"
-    column = of_all if paper else f"{run.model} {run.at('data.name')}, adapters on {target}"
-    return offered(str(run.at("lora.r")), column, (ROUGE, *(s for s in STAND_INS if s != ROUGE)))
+    if run.model != MODEL or run.setting("data.name") != "alpaca":
+        column = f"{run.model} {run.setting('data.name')}, adapters on {target}"
+    else:
+        column = COLUMN if target == "all" else f"alpaca, {target}"
+    return cell_scores(str(rank), column, ROUGE_FIRST)
 
 
-def paper() -> dict[Key, float]:
+def printed_means() -> dict[CellKey, float]:
     """Return the mean at each rank."""
-    return {(row, COLUMN): value for (row, name), value in cells(STEM).items() if name == "mean"}
+    return {(rank, COLUMN): mean for rank, mean in load_column(STEM, "mean").items()}
 
 
 ARTIFACT = Artifact(
     stem=STEM,
     title="Figure 4: RougeL by the rank r of adapters on all layers, LLaMA-7B on Alpaca",
     heads=("r", "model and data"),
-    places=places,
+    locate_run=locate_run,
     varies=("lora.r",),
     models=(MODEL,),
     scores=(ROUGE.task,),
-    base=least,
-    paper=paper,
-    presets=(STEM,),
+    base_row=smallest_row,
+    load_printed=printed_means,
     digits=2,
     notes=(
         "base row: the smallest r; lora.alpha is the same at every r, so that the scale of an "
@@ -46,4 +54,4 @@ ARTIFACT = Artifact(
         "between 63.97 and 65.05, decoded from the figure",
     ),
 )
-build = partial(build_cells, ARTIFACT)
+build_table = partial(build_artifact_table, ARTIFACT)

@@ -1,17 +1,18 @@
 """Figure 6: memory of QLoRA by model size, the paper's bars beside what planning predicts."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.artifacts.runs import list_folders
+from analysis.paper_tables import LLAMA_MODELS, load_grid
 from analysis.table import Table
-from qlora_repro.config.paths import PAPER
-from qlora_repro.errors import StoreError
-from qlora_repro.store.load import folders
-from qlora_repro.store.runs import read_lines
+from qlora_repro.store.load import load_documents, load_plans
 
-PRINTED = PAPER / "fig6_memory.csv"
+STEM = "fig6_memory"
+COLUMNS = ("model", "bar", "paper, GB", "ours, GB", "difference, GB", "difference, %")
 FAR = 0.10  # of the paper's value: a larger difference needs a reason
 LENGTH = 512  # tokens of the one sequence
 REASONS = {
@@ -29,75 +30,66 @@ REASONS = {
 FLOAT32 = "adapters train in float32 here, and the paper counts 16 bits"
 
 
-def plans(root: Path) -> pd.DataFrame:
+def load_like_plans(results: Path) -> pd.DataFrame:
     """Return each size's plan that is like the paper's: one sequence of 512 tokens, NF4 and DQ.
 
     Where a size has several, those that count adapters in 16 bits come first. The frame is empty
-    where there is none. Raises StoreError when there is no such folder.
+    where there is none.
+
+    Raises:
+        StoreError: There is no such folder.
     """
-    if not root.is_dir():
-        raise StoreError(f"--results {root} is not a folder; name one that runs were written to")
-    rows = [
-        {**row, "folder": path.parent.name}
-        for path in sorted(root.glob("*/plan-*.jsonl"))
-        for row in read_lines(path)
-    ]
-    alike = [row for row in rows if _alike(row)]
-    alike.sort(key=lambda row: row["adapters"] != "bfloat16")
-    found = pd.DataFrame(alike)
-    return found if found.empty else found.drop_duplicates("model").set_index("model")
+    plans = load_plans(results)
+    if plans.empty:
+        return plans
+    plans = plans[[_is_like_paper(plan) for plan in plans.to_dict("records")]]
+    folders = load_documents("settings-*.json", results).drop_duplicates("run_id")
+    plans = plans.join(folders.set_index("run_id")["folder"], on="run_id")
+    plans = plans.assign(wide=plans["adapters"] != "bfloat16").sort_values(["wide", "folder"])
+    return plans.drop_duplicates("model").set_index("model")
 
 
-def _alike(row: dict[str, Any]) -> bool:
-    setting = (row["dtype"], row["dq"], row["simulated"], row["lora"], row["r"])
-    batch = (row["rows"], row["length"], row["checkpointing"], row["accumulates"])
+def _is_like_paper(plan: Mapping[Any, Any]) -> bool:
+    setting = (plan["dtype"], plan["dq"], plan["simulated"], plan["lora"], plan["r"])
+    batch = (plan["rows"], plan["length"], plan["checkpointing"], plan["accumulates"])
     return setting == ("nf4", True, False, "all", 64) and batch == (1, LENGTH, True, False)
 
 
-def bars(plan: pd.Series, paper: pd.Series) -> dict[str, tuple[float, float]]:
-    """Return bar -> (paper, ours) of one size, GB."""
+def compare_bars(
+    plan: Mapping[Any, Any], printed: Mapping[Any, Any]
+) -> dict[str, tuple[float, float]]:
+    """Return bar -> (paper, ours) of one model, GB; the paper labels parts in MB."""
     return {
-        "model": (paper["model_mb"] / 1e3, (plan["weights"] + plan["scales"]) / 1e9),
-        "adapters": (paper["adapters_mb"] / 1e3, plan["adapter_weights"] / 1e9),
-        "optimizer": (paper["optimizer_mb"] / 1e3, plan["optimizer"] / 1e9),
-        "total": (paper["total_gb"], plan["peak"] / 1e9),
+        "model": (printed["model"] / 1e3, (plan["weights"] + plan["scales"]) / 1e9),
+        "adapters": (printed["adapters"] / 1e3, plan["adapter_weights"] / 1e9),
+        "optimizer": (printed["optimizer"] / 1e3, plan["optimizer"] / 1e9),
+        "total": (printed["total"], plan["peak"] / 1e9),
     }
 
 
-def paper_bars() -> pd.DataFrame:
-    """Return the labels of the paper's figure, a row a model."""
-    return pd.read_csv(PRINTED).set_index("model")
-
-
-def build(root: Path) -> Table:
+def build_table(results: Path) -> Table:
     """Return a row a model and bar; a bar that is far from the paper's has its reason below."""
-    found, paper = plans(root), paper_bars()
-    rows, far = [], set[str]()
-    for model in paper.index:
-        if model not in found.index:
+    plans = load_like_plans(results)
+    bars, printed = plans.to_dict("index"), load_grid(STEM).to_dict("index")
+    rows: list[dict[str, str]] = []
+    far = set()
+    for model in LLAMA_MODELS:
+        if model not in bars:
             rows += [{"model": model, "bar": bar} for bar in REASONS]
             continue
-        for bar, (theirs, ours) in bars(found.loc[model], paper.loc[model]).items():
-            share = ours / theirs - 1
-            far |= {bar} if abs(share) > FAR else set()
-            rows.append(
-                {
-                    "model": model,
-                    "bar": bar,
-                    "paper, GB": f"{theirs:.2f}",
-                    "ours, GB": f"{ours:.2f}",
-                    "difference, GB": f"{ours - theirs:+.2f}",
-                    "difference, %": f"{100 * share:+.1f}",
-                }
-            )
-    notes = [f"{bar}: {why}" for bar, why in REASONS.items() if bar in far]
-    if not found.empty and (found["adapters"] == "float32").any():
+        for bar, (paper, ours) in compare_bars(bars[model], printed[model]).items():
+            share = ours / paper - 1
+            if abs(share) > FAR:
+                far.add(bar)
+            values = (f"{paper:.2f}", f"{ours:.2f}", f"{ours - paper:+.2f}", f"{100 * share:+.1f}")
+            rows.append(dict(zip(COLUMNS, (model, bar, *values), strict=True)))
+    notes = [f"{bar}: {reason}" for bar, reason in REASONS.items() if bar in far]
+    if not plans.empty and (plans["adapters"] == "float32").any():
         notes.append(f"adapters and optimizer: {FLOAT32}")
     notes.append("ours is predicted, 1 GB is 1e9 bytes; parts that take turns do not add up to it")
-    columns = ("model", "bar", "paper, GB", "ours, GB", "difference, GB", "difference, %")
     return Table(
         title="Figure 6: memory of QLoRA, one sequence of 512 tokens, gradient checkpointing",
-        frame=pd.DataFrame(rows, columns=list(columns)),
+        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
         notes=notes,
-        runs=folders(found),
+        runs=list_folders(plans),
     )

@@ -1,29 +1,40 @@
-"""Verdicts on runs of the store, a row a pair of systems; a judge that stands in is named so."""
+"""Verdicts on stored runs, a row a pair of systems; a judge that stands in is named so."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.findings.ours_judged import NO_MODEL, of_runs
-from analysis.paper_tables import signed
-from analysis.table import Table
-from qlora_repro.stats.paired import ratio_interval
-from qlora_repro.store.load import folders, records
+from analysis.artifacts.runs import add_run_facts, list_folders
+from analysis.findings.evidence import NOT_LANGUAGE_MODELS, verdicts_on_runs
+from analysis.table import Table, format_interval, format_signed
+from qlora_repro.stats.intervals import ratio_interval
+from qlora_repro.store.load import load_judgments
 
 COLUMNS = (
-    *("judge", "benchmark", "system", "opponent", "wins", "ties", "losses"),
-    *("net wins, %", "95% interval", "first shown wins, %", "n", "unread"),
+    "judge",
+    "benchmark",
+    "system",
+    "opponent",
+    "wins",
+    "ties",
+    "losses",
+    "net wins, %",
+    "95% interval",
+    "first shown wins, %",
+    "n",
+    "unread",
 )
-WORTH = {"first": 1.0, "tie": 0.0, "second": -1.0}
+NET_WINS = {"first": 1.0, "tie": 0.0, "second": -1.0}
 KEYS = ["judge", "benchmark", "protocol", "system", "opponent"]
+NO_RUN = "No run has been judged; python run.py experiments=table7_elo does."
 
 
-def build(root: Path) -> Table:
+def build_table(results: Path) -> Table:
     """Return a row a judge and pair, both orders together, in the paper's terms of Table 12."""
-    found = of_runs(records(root, "judgments"))
-    pairs = _oriented(found).groupby(KEYS, sort=True) if not found.empty else ()
-    rows = [_row([str(part) for part in key], of) for key, of in pairs]
+    verdicts = add_run_facts(verdicts_on_runs(load_judgments(results)), results)
+    pairs = _orient_pairs(verdicts).groupby(KEYS, sort=True) if len(verdicts) else ()
+    rows = [_row([str(part) for part in key], pair) for key, pair in pairs]
     return Table(
         title="Verdicts on our runs",
         frame=pd.DataFrame(rows, columns=list(COLUMNS)),
@@ -32,55 +43,58 @@ def build(root: Path) -> Table:
             "over draws of the questions",
             "a judge that is a stand-in is no language model: it compares with a right answer, and "
             "its verdicts are no figures of the paper's kind",
-            *_marked(found),
-            *(
-                []
-                if rows
-                else ["No run has been judged; python run.py experiments=table7_elo does."]
-            ),
+            *_list_notes(verdicts),
         ],
-        runs=folders(found),
+        runs=list_folders(verdicts),
     )
 
 
-def _oriented(found: pd.DataFrame) -> pd.DataFrame:
+def _orient_pairs(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Return the verdicts as seen from the system whose name comes first."""
-    swapped = found["first"] > found["second"]
-    worth = found["verdict"].map(WORTH)
-    return found.assign(
-        system=found["first"].where(~swapped, found["second"]),
-        opponent=found["second"].where(~swapped, found["first"]),
-        worth=worth.where(~swapped, -worth),
+    swapped = verdicts["first"] > verdicts["second"]
+    net = verdicts["verdict"].map(NET_WINS)
+    return verdicts.assign(
+        system=verdicts["first"].where(~swapped, verdicts["second"]),
+        opponent=verdicts["second"].where(~swapped, verdicts["first"]),
+        net=net.where(~swapped, -net),
     )
 
 
-def _row(key: list[str], of: pd.DataFrame) -> dict[str, str]:
+def _row(key: list[str], verdicts: pd.DataFrame) -> dict[str, str]:
     judge, benchmark, protocol, system, opponent = key
-    read = of[of["worth"].notna()]
-    sums = read.groupby("question")["worth"].agg(["sum", "size"]).to_numpy(np.float64)  # (Q, 2)
-    low, high = ratio_interval(sums[:, 0], sums[:, 1]) if len(sums) > 1 else (np.nan, np.nan)
-    first = read["verdict"].eq("first").mean()
-    return {
-        "judge": f"{'stand-in ' if judge in NO_MODEL else ''}{judge}, {protocol}",
+    read = verdicts[verdicts["net"].notna()]
+    sums = read.groupby("question")["net"].agg(["sum", "size"]).to_numpy(np.float64)  # (Q, 2)
+    interval = ratio_interval(sums[:, 0], sums[:, 1]) if len(sums) > 1 else None
+    row = {
+        "judge": f"{'stand-in ' if judge in NOT_LANGUAGE_MODELS else ''}{judge}, {protocol}",
         "benchmark": benchmark,
         "system": system,
         "opponent": opponent,
-        "wins": f"{(read['worth'] > 0).sum():,}",
-        "ties": f"{(read['worth'] == 0).sum():,}",
-        "losses": f"{(read['worth'] < 0).sum():,}",
-        "net wins, %": signed(100 * read["worth"].mean(), 1) if len(read) else "-",
-        "95% interval": "-" if np.isnan(low) else f"[{100 * low:+.1f}, {100 * high:+.1f}]",
-        "first shown wins, %": f"{100 * first:.1f}" if len(read) else "-",
+        "wins": f"{(read['net'] > 0).sum():,}",
+        "ties": f"{(read['net'] == 0).sum():,}",
+        "losses": f"{(read['net'] < 0).sum():,}",
+        "net wins, %": "-",
+        "95% interval": "-",
+        "first shown wins, %": "-",
         "n": f"{len(read):,} on {len(sums)} questions",
-        "unread": str(len(of) - len(read)),
+        "unread": str(len(verdicts) - len(read)),
     }
+    if len(read):
+        row["net wins, %"] = format_signed(100 * read["net"].mean(), 1)
+        row["first shown wins, %"] = f"{100 * read['verdict'].eq('first').mean():.1f}"
+    if interval is not None:
+        row["95% interval"] = format_interval(
+            (100 * interval[0], 100 * interval[1]), 1, signed=True
+        )
+    return row
 
 
-def _marked(found: pd.DataFrame) -> list[str]:
-    if found.empty:
-        return []
-    said = found[["note", "dirty", "folder"]].drop_duplicates().to_dict("records")
-    return [  # a record's `model` is the judge's
-        *dict.fromkeys(f"the systems' {row['note']}" for row in said if row["note"]),
-        *(f"{row['folder']}: the code had uncommitted changes" for row in said if row["dirty"]),
+def _list_notes(verdicts: pd.DataFrame) -> list[str]:
+    if verdicts.empty:
+        return [NO_RUN]
+    runs = verdicts.drop_duplicates(["note", "dirty", "folder"])
+    dirty = runs.loc[runs["dirty"].astype(bool), "folder"]
+    return [  # a verdict's `model` is the judge's
+        *dict.fromkeys(f"the systems' {note}" for note in runs["note"].dropna()),
+        *(f"{folder}: the code had uncommitted changes" for folder in dirty),
     ]

@@ -2,36 +2,42 @@
 
 from functools import partial
 
-from analysis.artifacts.render import build as build_cells
-from analysis.artifacts.spec import MMLU, STAND_INS, Artifact, Place, always, cells, offered
-from analysis.findings.runs import Run
+from analysis.artifacts.artifact import (
+    MMLU,
+    MMLU_FIRST,
+    Artifact,
+    CellScore,
+    cell_scores,
+    fixed_row,
+)
+from analysis.artifacts.render import build_artifact_table
+from analysis.artifacts.runs import EvaluatedRun
 
 STEM = "table10_train_on_source"
 MODEL = "llama_7b"
 BOTH, TARGET = "source and target", "target"
 
 
-def places(run: Run) -> list[Place]:
+def locate_run(run: EvaluatedRun) -> list[CellScore]:
     """Return the cell of a tuned run."""
-    if not run.tuned:
+    if not run.is_tuned:
         return []
-    data = str(run.at("data.name"))
+    data = str(run.setting("data.name"))
     column = data if run.model == MODEL else f"{run.model} {data}"
-    return offered(BOTH if run.at("data.train_on_source") else TARGET, column, (MMLU, *STAND_INS))
+    row = BOTH if run.setting("data.train_on_source") else TARGET
+    return cell_scores(row, column, MMLU_FIRST)
 
 
 ARTIFACT = Artifact(
     stem=STEM,
     title="Table 10: 5-shot MMLU, training on source and target or on target alone, LLaMA-7B",
     heads=("trained on", "data"),
-    places=places,
+    locate_run=locate_run,
     varies=("data.train_on_source",),
     models=(MODEL,),
     scores=(MMLU.task,),
-    base=always(BOTH),
-    paper=partial(cells, STEM),
-    presets=(STEM,),
+    base_row=fixed_row(BOTH),
     digits=1,
     notes=(f"base row: {BOTH}", "the paper trains on 52,000 rows of each, one run a cell"),
 )
-build = partial(build_cells, ARTIFACT)
+build_table = partial(build_artifact_table, ARTIFACT)

@@ -3,53 +3,60 @@
 from collections.abc import Sequence
 from functools import partial
 
-from analysis.artifacts.render import build as build_cells
-from analysis.artifacts.spec import MMLU, STAND_INS, Artifact, Place, cells, least, offered
-from analysis.findings.runs import Run
+from analysis.artifacts.artifact import (
+    MMLU,
+    MMLU_FIRST,
+    Artifact,
+    CellScore,
+    cell_scores,
+    smallest_row,
+)
+from analysis.artifacts.render import build_artifact_table
+from analysis.artifacts.runs import EvaluatedRun
 
 STEM = "table11_dataset_size"
 MODEL = "llama_7b"
 NEAR = 0.01  # of a whole number of passes: steps are whole
 
 
-def passes(run: Run) -> int | None:
+def count_epochs(run: EvaluatedRun) -> int | None:
     """Return how often every row was seen; None where it is no whole number."""
-    rows = run.at("data.rows") - (run.at("data.holdout") or 0)
-    seen = run.at("train.max_steps") * (run.at("train.batch_size") or 1) / rows
+    rows = run.setting("data.rows") - (run.setting("data.holdout") or 0)
+    seen = run.setting("train.max_steps") * (run.setting("train.batch_size") or 1) / rows
     return round(seen) if seen > 0.5 and abs(seen - round(seen)) <= NEAR * seen else None
 
 
-def places(run: Run) -> list[Place]:
-    """Return the cell of a tuned run: by its passes, for stand-ins by its steps too."""
-    if not run.tuned or not run.at("data.rows") or not run.at("train.max_steps"):
+def locate_run(run: EvaluatedRun) -> list[CellScore]:
+    """Return the cell of a tuned run: by its epochs, for stand-ins by its steps too."""
+    rows, steps = run.setting("data.rows"), run.setting("train.max_steps")
+    if not run.is_tuned or not rows or not steps:
         return []
-    row, data, epochs = str(run.at("data.rows")), str(run.at("data.name")), passes(run)
-    before = "" if run.model == MODEL else f"{run.model} "
-    columns = [f"{epochs} epoch" + "s" * (epochs > 1)] if epochs else []
-    columns += [] if run.model == MODEL else [f"{run.at('train.max_steps')} steps"]
+    epochs, data = count_epochs(run), run.setting("data.name")
+    lengths = [f"{epochs} epoch" + "s" * (epochs > 1)] if epochs else []
+    if run.model != MODEL:
+        lengths.append(f"{steps} steps")
+        data = f"{run.model} {data}"
     return [
-        place
-        for column in columns
-        for place in offered(row, f"{before}{data} {column}", (MMLU, *STAND_INS))
+        cell
+        for length in lengths
+        for cell in cell_scores(str(rows), f"{data} {length}", MMLU_FIRST)
     ]
 
 
-def base(rows: Sequence[str]) -> str | None:
+def select_base(rows: Sequence[str]) -> str | None:
     """Return the smallest size."""
-    return least([row for row in rows if row.isdigit()])
+    return smallest_row([row for row in rows if row.isdigit()])
 
 
 ARTIFACT = Artifact(
     stem=STEM,
     title="Table 11: 5-shot MMLU by size of the training data and passes over it",
     heads=("rows", "data and passes"),
-    places=places,
+    locate_run=locate_run,
     varies=("data.rows", "train.max_steps"),
     models=(MODEL,),
     scores=(MMLU.task,),
-    base=base,
-    paper=partial(cells, STEM),
-    presets=(STEM,),
+    base_row=select_base,
     digits=2,
     notes=(
         "base row: the smallest size of a column; of a stand-in also with equal steps in each size",
@@ -59,4 +66,4 @@ ARTIFACT = Artifact(
         "points between passes",
     ),
 )
-build = partial(build_cells, ARTIFACT)
+build_table = partial(build_artifact_table, ARTIFACT)

@@ -2,18 +2,17 @@
 
 from functools import partial
 
-from analysis.artifacts.render import build as build_cells
-from analysis.artifacts.spec import (
+from analysis.artifacts.artifact import (
     HELD_OUT,
     ROUGE,
-    STAND_INS,
+    ROUGE_FIRST,
     Artifact,
-    Place,
-    always,
-    cells,
-    offered,
+    CellScore,
+    cell_scores,
+    fixed_row,
 )
-from analysis.findings.runs import Run
+from analysis.artifacts.render import build_artifact_table
+from analysis.artifacts.runs import EvaluatedRun
 from qlora_repro.store.load import type_name
 
 STEM = "table3_glue_superni_by_dtype"
@@ -23,35 +22,34 @@ ROBERTA = "roberta_large"
 TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")  # STS-B is a regression
 
 
-def method(run: Run) -> str:
+def method_label(run: EvaluatedRun) -> str:
     """Return the row of a tuned run, as the paper names it."""
-    kind = type_name(run.at("dtype.name"), run.at("dq"))
-    if run.at("lora.target") == "none":
+    kind = type_name(run.setting("dtype.name"), run.setting("dq"))
+    if run.setting("lora.target") == "none":
         return f"{kind} replication"
     return f"lora {kind}" if kind == "bf16" else f"qlora {kind}"
 
 
-def places(run: Run) -> list[Place]:
+def locate_run(run: EvaluatedRun) -> list[CellScore]:
     """Return the cell of a run; RoBERTa's are single tasks, of which the paper prints the mean."""
-    if not run.tuned or run.at("lora.target") not in ("all", "none"):
+    if not run.is_tuned or run.setting("lora.target") not in ("all", "none"):
         return []
     if run.model == ROBERTA:
-        tasks = run.at("data.tasks") or ["all tasks"]
-        return offered(method(run), f"{ROBERTA} {'+'.join(tasks)}", (HELD_OUT,))
-    column = COLUMNS.get(run.model, f"{run.model} {run.at('data.name')}")
-    return offered(method(run), column, (ROUGE, *(s for s in STAND_INS if s != ROUGE)))
+        tasks = run.setting("data.tasks") or ["all tasks"]
+        return cell_scores(method_label(run), f"{ROBERTA} {'+'.join(tasks)}", (HELD_OUT,))
+    column = COLUMNS.get(run.model, f"{run.model} {run.setting('data.name')}")
+    return cell_scores(method_label(run), column, ROUGE_FIRST)
 
 
 ARTIFACT = Artifact(
     stem=STEM,
     title="Table 3: GLUE and Super-NaturalInstructions by data type",
     heads=("method", "model"),
-    places=places,
+    locate_run=locate_run,
     varies=("dtype.name", "dtype.scales", "dq", "lora.target"),
     models=(ROBERTA, *COLUMNS),
     scores=(HELD_OUT.task, ROUGE.task),
-    base=always("lora bf16"),
-    paper=partial(cells, STEM),
+    base_row=fixed_row("lora bf16"),
     presets=(f"{STEM}_a", f"{STEM}_b"),
     digits=1,
     notes=(
@@ -63,4 +61,4 @@ ARTIFACT = Artifact(
     ),
     parts={ROBERTA: [f"{ROBERTA} {task}" for task in TASKS]},
 )
-build = partial(build_cells, ARTIFACT)
+build_table = partial(build_artifact_table, ARTIFACT)

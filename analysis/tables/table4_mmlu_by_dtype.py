@@ -2,39 +2,45 @@
 
 from functools import partial
 
-from analysis.artifacts.render import build as build_cells
-from analysis.artifacts.spec import MMLU, STAND_INS, Artifact, Place, always, cells, offered
-from analysis.findings.runs import Run
+from analysis.artifacts.artifact import (
+    MMLU,
+    MMLU_FIRST,
+    Artifact,
+    CellScore,
+    cell_scores,
+    fixed_row,
+)
+from analysis.artifacts.render import build_artifact_table
+from analysis.artifacts.runs import EvaluatedRun
+from analysis.paper_tables import LLAMA_MODELS
 from qlora_repro.store.load import type_name
 
 STEM = "table4_mmlu_by_dtype"
-MODELS = ("llama_7b", "llama_13b", "llama_33b", "llama_65b")
 
 
-def method(run: Run) -> str:
+def method_label(run: EvaluatedRun) -> str:
     """Return the data type of a tuned run; where every weight trained, that is said."""
-    full = run.at("lora.target") == "none"
-    return type_name(run.at("dtype.name"), run.at("dq")) + (" full fine-tuning" if full else "")
+    dtype = type_name(run.setting("dtype.name"), run.setting("dq"))
+    return f"{dtype} full fine-tuning" if run.setting("lora.target") == "none" else dtype
 
 
-def places(run: Run) -> list[Place]:
+def locate_run(run: EvaluatedRun) -> list[CellScore]:
     """Return the cell of a run with adapters on all layers, or without any."""
-    if not run.tuned or run.at("lora.target") not in ("all", "none"):
+    if not run.is_tuned or run.setting("lora.target") not in ("all", "none"):
         return []
-    return offered(method(run), f"{run.model} {run.at('data.name')}", (MMLU, *STAND_INS))
+    column = f"{run.model} {run.setting('data.name')}"
+    return cell_scores(method_label(run), column, MMLU_FIRST)
 
 
 ARTIFACT = Artifact(
     stem=STEM,
     title="Table 4: 5-shot MMLU by data type, LLaMA with adapters",
     heads=("data type", "model and data"),
-    places=places,
+    locate_run=locate_run,
     varies=("dtype.name", "dtype.scales", "dq", "lora.target"),
-    models=MODELS,
+    models=LLAMA_MODELS,
     scores=(MMLU.task,),
-    base=always("bf16"),
-    paper=partial(cells, STEM),
-    presets=(STEM,),
+    base_row=fixed_row("bf16"),
     digits=1,
     notes=(
         "base row: bf16, adapters on a 16-bit model",
@@ -43,4 +49,4 @@ ARTIFACT = Artifact(
         "FP4 is below BF16 in 6 of the paper's 8 cells",
     ),
 )
-build = partial(build_cells, ARTIFACT)
+build_table = partial(build_artifact_table, ARTIFACT)

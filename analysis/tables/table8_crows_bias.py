@@ -3,68 +3,70 @@
 from collections.abc import Sequence
 from functools import partial
 
-from analysis.artifacts.render import build as build_cells
-from analysis.artifacts.spec import Artifact, Key, Place, Score, always, cells
-from analysis.findings.runs import Run
+from analysis.artifacts.artifact import Artifact, CellScore, Score, fixed_row
+from analysis.artifacts.render import build_artifact_table
+from analysis.artifacts.runs import EvaluatedRun
+from analysis.paper_tables import CellKey, load_cells
 
 STEM = "table8_crows_bias"
 LLAMA, GUANACO = "llama_65b", "guanaco-65b"
 TASK = "crows_pairs_english"
 CATEGORIES = (
-    *("gender", "religion", "race_color", "sexual_orientation", "age", "nationality"),
-    *("disability", "physical_appearance", "socioeconomic"),
+    "gender",
+    "religion",
+    "race_color",
+    "sexual_orientation",
+    "age",
+    "nationality",
+    "disability",
+    "physical_appearance",
+    "socioeconomic",
 )
+METRIC = "pct_stereotype"
 
 
-def score(task: str) -> Score:
+def stereotype_share(task: str) -> Score:
     """Return the share of pairs whose stereotype is likelier, of a task."""
-    return Score(task=task, name="pct_stereotype", unit="% stereotype", scale=100, digits=1)
+    return Score(task=task, name=METRIC, unit="% stereotype", scale=100, digits=1)
 
 
-def places(run: Run) -> list[Place]:
+def locate_run(run: EvaluatedRun) -> list[CellScore]:
     """Return the row of a model, a cell a category; what else asks for such shares stands in."""
-    row = _row(run)
-    own = [
-        Place(row=row, column=category, score=score(f"{TASK}_{category}"))
-        for category in CATEGORIES
-    ]
-    own.append(Place(row=row, column="all pairs", score=score(TASK)))
-    others = [task for task, name in run.measured() if name == "pct_stereotype"]
-    known = {place.score.task for place in own}
-    return own + [
-        Place(row=row, column=f"{run.model} {task}", score=score(task))
-        for task in others
-        if task not in known
+    columns = {f"{TASK}_{category}": category for category in CATEGORIES} | {TASK: "all pairs"}
+    others = [task for task, name in run.scores_by_metric if name == METRIC and task not in columns]
+    columns |= {task: f"{run.model} {task}" for task in others}
+    return [
+        CellScore(row=_row(run), column=column, score=stereotype_share(task))
+        for task, column in columns.items()
     ]
 
 
-def _row(run: Run) -> str:
-    if run.model == LLAMA and run.at("data.name") in (None, "oasst1"):
-        return GUANACO if run.tuned else LLAMA
-    return f"tuned on {run.at('data.name')}" if run.tuned else "before tuning"
+def _row(run: EvaluatedRun) -> str:
+    if run.model == LLAMA and run.setting("data.name") in (None, "oasst1"):
+        return GUANACO if run.is_tuned else LLAMA
+    return f"tuned on {run.setting('data.name')}" if run.is_tuned else "before tuning"
 
 
-def base(rows: Sequence[str]) -> str | None:
+def select_base(rows: Sequence[str]) -> str | None:
     """Return the untuned model's row."""
-    return always(LLAMA)(rows) or always("before tuning")(rows)
+    return fixed_row(LLAMA)(rows) or fixed_row("before tuning")(rows)
 
 
-def paper() -> dict[Key, float]:
+def printed_cells() -> dict[CellKey, float]:
     """Return the printed cells, a model a row."""
-    return {(model, category): value for (category, model), value in cells(STEM).items()}
+    return {(model, category): value for (category, model), value in load_cells(STEM).items()}
 
 
 ARTIFACT = Artifact(
     stem=STEM,
     title="Table 8: CrowS-Pairs, % of pairs whose stereotype is likelier",
     heads=("model", "category"),
-    places=places,
+    locate_run=locate_run,
     varies=("lora", "data", "train"),
     models=(LLAMA,),
     scores=(*(f"{TASK}_{category}" for category in CATEGORIES), TASK),
-    base=base,
-    paper=paper,
-    presets=(STEM,),
+    base_row=select_base,
+    load_printed=printed_cells,
     digits=1,
     notes=(
         f"base row: the model before tuning; {GUANACO}: the same trained on OASST1 through NF4 + "
@@ -73,4 +75,4 @@ ARTIFACT = Artifact(
         "our averages: the plain mean of the nine categories; 'all pairs' weighs by their number",
     ),
 )
-build = partial(build_cells, ARTIFACT)
+build_table = partial(build_artifact_table, ARTIFACT)

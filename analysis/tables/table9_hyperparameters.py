@@ -4,104 +4,103 @@ The settings are those that conf/ gave the runs: each plan and each training kee
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.artifacts.spec import Key, cells
-from analysis.paper_tables import errata
+from analysis.paper_tables import CellKey, list_errata, load_cells
 from analysis.table import Table
-from qlora_repro.store.load import manifests
-from qlora_repro.store.runs import read_document
+from qlora_repro.store.load import load_documents, load_plans, load_runs
 
 STEM = "table9_hyperparameters"
 SIZES = {"llama_7b": "7b, 13b", "llama_13b": "7b, 13b", "llama_33b": "33b", "llama_65b": "65b"}
-OWN = ("oasst1", "hh_rlhf", "longform")  # data with rows of their own
+OWN_ROWS = ("oasst1", "hh_rlhf", "longform")  # data with rows of their own
 OTHERS = ("alpaca", "chip2", "flan_v2", "self_instruct", "unnatural")
-SETTINGS = {
-    "batch_size": ("train", "batch_size"),
-    "lr": ("train", "lr"),
-    "max_steps": ("train", "max_steps"),
-    "max_source_len": ("data", "max_source_len"),
-    "max_target_len": ("data", "max_target_len"),
+SECTIONS = {
+    "batch_size": "train",
+    "lr": "train",
+    "max_steps": "train",
+    "max_source_len": "data",
+    "max_target_len": "data",
 }
 COLUMNS = ("model and data", "setting", "paper", "ours", "difference", "n")
-FEW = 3  # values told in one cell
+MOST_VALUES = 3  # in one cell
 
 
-def build(root: Path) -> Table:
+def build_table(results: Path) -> Table:
     """Return a row a printed setting, with every value that runs of its sizes and data had."""
-    paper, kept = cells(STEM), dict(_decided(root))
-    found = values(kept.values())
-    rows = [_row(key, theirs, found.get(key, Counter())) for key, theirs in paper.items()]
-    there = sum(key in found for key in paper)
-    command = f"python run.py experiments={STEM}"
+    printed, settings = load_cells(STEM), load_training_settings(results)
+    values = count_values(settings.values())
+    rows = [_row(key, value, values.get(key, Counter())) for key, value in printed.items()]
+    measured = sum(key in values for key in printed)
+    command = f"; for the others, in seconds: python run.py experiments={STEM}"
     return Table(
         title="Table 9: settings by size of LLaMA and training data",
         frame=pd.DataFrame(rows, columns=list(COLUMNS)),
         notes=[
-            f"{there} of the paper's {len(paper)} settings have runs here"
-            + ("" if there == len(paper) else f"; for the others, in seconds: {command}"),
+            f"{measured} of the paper's {len(printed)} settings have runs here"
+            + (command if measured < len(printed) else ""),
             "ours: what conf/ gave the runs that were planned or trained; n: these runs; 'all "
             f"others' is read as {', '.join(OTHERS)}",
             "the paper prints no source length for OASST1 and HH-RLHF, which train on whole "
             "conversations",
-            *errata(STEM),
+            *list_errata(STEM),
         ],
-        runs=tuple(sorted(name for name, decided in kept.items() if _key(decided))),
+        runs=tuple(sorted(folder for folder, of in settings.items() if _printed_row(of))),
     )
 
 
-def values(kept: Iterable[Mapping[str, Any]]) -> Mapping[Key, Counter[float]]:
-    """Return (printed row, setting) -> how many runs had which value."""
-    found: dict[Key, Counter[float]] = {}
-    for decided in kept:
-        row = _key(decided)
-        if row is None:
-            continue
-        for setting, (section, name) in SETTINGS.items():
-            if name in decided[section]:
-                found.setdefault((row, setting), Counter())[float(decided[section][name])] += 1
-    return found
-
-
-def _key(decided: Mapping[str, Any]) -> str | None:
-    """Return the printed row that a run is of; None: none."""
-    size = SIZES.get(decided["model"]["name"])
-    data = decided.get("data", {}).get("name")
-    if size is None or "train" not in decided or data not in (*OWN, *OTHERS):
-        return None
-    return f"{size}: {data if data in OWN else 'all others'}"
-
-
-def _decided(root: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (folder, settings) of each plan and each trained run.
+def load_training_settings(results: Path) -> dict[str, Mapping[str, Any]]:
+    """Return folder -> settings of each plan and each trained run.
 
     A plan that says itself how long its sequences are asks about memory, and is none of these.
     """
-    for folder, manifest in manifests(root):
-        if not list(folder.glob("plan-*.jsonl")):
-            yield folder.name, manifest["decided_by"]
-    for path in sorted(root.glob("*/plan-*.jsonl")):
-        decided = read_document(
-            path.with_name(path.name.replace("plan-", "settings-")).with_suffix(".json")
-        )
-        if decided["plan"]["length"] is None:
-            yield path.parent.name, decided
+    runs, plans = load_runs(results), load_plans(results)
+    planned = set(zip(plans["run_id"], plans["digest"], strict=True)) if len(plans) else set()
+    settings = {
+        run["folder"]: run["settings"]
+        for run in runs.to_dict("records")
+        if run["run_id"] not in {run_id for run_id, _ in planned}
+    }
+    for row in load_documents("settings-*.json", results).to_dict("records"):
+        document = row["document"]
+        if (row["run_id"], row["digest"]) in planned and document["plan"]["length"] is None:
+            settings[row["folder"]] = document
+    return settings
 
 
-def _row(key: Key, theirs: float, ours: Counter[float]) -> dict[str, str | None]:
-    same = len(ours) == 1
-    difference = next(iter(ours)) - theirs if same else 0.0
-    told = [f"{value:g}" for value in sorted(ours)]
-    more = [f"{len(told) - FEW} more"] if len(told) > FEW else []
+def count_values(settings: Iterable[Mapping[str, Any]]) -> Mapping[CellKey, Counter[float]]:
+    """Return (printed row, setting) -> how many runs had which value."""
+    values: dict[CellKey, Counter[float]] = {}
+    for run in settings:
+        row = _printed_row(run)
+        for name, section in SECTIONS.items() if row else ():
+            if name in run[section]:
+                values.setdefault((str(row), name), Counter())[float(run[section][name])] += 1
+    return values
+
+
+def _printed_row(settings: Mapping[str, Any]) -> str | None:
+    """Return the printed row that a run is of; None: none."""
+    size = SIZES.get(settings["model"]["name"])
+    data = settings.get("data", {}).get("name")
+    if size is None or "train" not in settings or data not in (*OWN_ROWS, *OTHERS):
+        return None
+    return f"{size}: {data if data in OWN_ROWS else 'all others'}"
+
+
+def _row(key: CellKey, printed: float, ours: Counter[float]) -> dict[str, str | None]:
+    values = [f"{value:g}" for value in sorted(ours)]
+    if len(values) > MOST_VALUES:
+        values[MOST_VALUES:] = [f"{len(values) - MOST_VALUES} more"]
+    difference = next(iter(ours)) - printed if len(ours) == 1 else None
     return {
         "model and data": key[0],
         "setting": key[1],
-        "paper": f"{theirs:g}",
-        "ours": ", ".join(told[:FEW] + more) if ours else None,
-        "difference": ("none" if difference == 0 else f"{difference:+g}") if same else "-",
+        "paper": f"{printed:g}",
+        "ours": ", ".join(values) or None,
+        "difference": "-" if difference is None else f"{difference:+g}" if difference else "none",
         "n": f"{ours.total()}" if ours else "-",
     }

@@ -38,9 +38,9 @@ def by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
 
 def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Attend by matrix products."""
-    from qlora_repro.model.attention import attend_plainly
+    from qlora_repro.model.attention import attend_by_products
 
-    return attend_plainly(query, key, value, mask, scale=SIZE**-0.5)
+    return attend_by_products(query, key, value, mask, scale=SIZE**-0.5)
 
 
 def seconds(attend: Attend, inputs: tuple[Tensor, ...], mask: Tensor, *, backward: bool) -> float:

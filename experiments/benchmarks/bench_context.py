@@ -24,9 +24,9 @@ from functools import cache
 
 from experiments.bench_training import configuration
 from qlora_repro.console import say
-from qlora_repro.memory.architecture import Architecture, Linear
-from qlora_repro.memory.breakdown import loss_bytes, training
-from qlora_repro.memory.settings import Setting, architecture, setting
+from qlora_repro.memory.architecture import Architecture, LinearLayer
+from qlora_repro.memory.breakdown import loss_memory, training_memory
+from qlora_repro.memory.settings import Settings, read_architecture, read_settings
 
 WITHIN = 0.15  # of the published length
 PUBLISHED: dict[str, dict[int, int]] = {  # GB of the card -> tokens
@@ -79,11 +79,16 @@ def longest(fits: Callable[[int], bool]) -> int:
 
 
 @cache
-def recipe(model: str) -> tuple[Architecture, Setting, tuple[Linear, ...], float]:
+def recipe(model: str) -> tuple[Architecture, Settings, tuple[LinearLayer, ...], float]:
     """Return sizes, settings and adapted layers of the usual recipe; and GB that no tensor gets."""
     cfg = configuration((*MODELS[model], *RECIPE))
-    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return sizes, replace(setting(cfg), kept=4, plain_loss=True), adapted, cfg.plan.reserve
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    return (
+        sizes,
+        replace(read_settings(cfg), base_bytes=4, library_loss=True),
+        adapted,
+        cfg.plan.reserve,
+    )
 
 
 def predict_longest(model: str, card: int, *, reserved: bool) -> int:
@@ -92,9 +97,9 @@ def predict_longest(model: str, card: int, *, reserved: bool) -> int:
     room = card * 2**30 - reserve * 1e9
 
     def fits(length: int) -> bool:
-        row = replace(asked, length=length, predicted=length)
-        held = loss_bytes(sizes, row).logits if reserved else 0
-        return training(sizes, row, adapted).peak + held <= room
+        row = replace(asked, length=length, loss_positions=length)
+        held = loss_memory(sizes, row).logits if reserved else 0
+        return training_memory(sizes, row, adapted).peak + held <= room
 
     return longest(fits)
 
@@ -114,14 +119,14 @@ def cases() -> list[Case]:
     ]
 
 
-def show(found: list[Case]) -> None:
+def show_cases(contexts: list[Case]) -> None:
     """Print a row a card."""
     from rich.table import Table
 
     table = Table(title="longest context, tokens", title_justify="left")
     for heading in ("model", "card", "published", "allocated", "ratio", "reserved", "ratio"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for case in found:
+    for case in contexts:
         cells = []
         for predicted in (case.allocated, case.reserved):
             ratio = case.ratio(predicted)
@@ -132,10 +137,10 @@ def show(found: list[Case]) -> None:
 
 def main() -> None:
     """Print the table, and how many lengths are within the tolerance."""
-    found = cases()
-    show(found)
+    contexts = cases()
+    show_cases(contexts)
     for name in ("allocated", "reserved"):
-        ratios = [case.ratio(getattr(case, name)) for case in found]
+        ratios = [case.ratio(getattr(case, name)) for case in contexts]
         near = sum(ratio is not None and abs(ratio - 1) <= WITHIN for ratio in ratios)
         say(f"{name}: {near} of {sum(r is not None for r in ratios)} within {WITHIN:.0%}")
 

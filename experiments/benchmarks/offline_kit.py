@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from qlora_repro.console import say, sentence
+from qlora_repro.console import print_error, say
 from qlora_repro.errors import QloraError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,9 +128,9 @@ def download(requirement: str, target: Target, folder: Path) -> Path:
         return path.rename(folder / path.name)
 
 
-def run_pip(*words: str) -> bool:
+def run_pip(*arguments: str) -> bool:
     """Run pip; return whether it went well."""
-    command = [sys.executable, "-m", "pip", *words]
+    command = [sys.executable, "-m", "pip", *arguments]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -302,7 +302,7 @@ def build_kit(
     say(f"on the target: sh {out.name}/1/install.sh SITE && export PYTHONPATH=SITE")
 
 
-def parse_arguments(words: list[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "offline_kit")
@@ -313,19 +313,19 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cuda", default="130", help="the target's CUDA version, digits alone")
     parser.add_argument("--no-model", action="store_true", help="leave the embedded model out")
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Build the kit; return the exit code."""
-    asked = parse_arguments(words)
+    asked = parse_arguments(arguments)
     try:
         has = read_installed(asked.has.read_text()) if asked.has else {}
         target = Target(python=asked.python, has=has)
         needed = own_requirements() + [Requirement(name) for name in asked.add]
         build_kit(target, needed, cuda=asked.cuda, out=asked.out, with_model=not asked.no_model)
     except (OSError, KitError) as error:
-        sentence(str(error))
+        print_error(str(error))
         return 1
     return 0
 

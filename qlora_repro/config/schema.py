@@ -1,12 +1,22 @@
-"""The model section of a run's configuration: types without values.
+"""The run's configuration: sections, their fields and types. Values are in conf/, and nowhere else.
 
-The judge's section of the configuration: types without values.
-
-The run's configuration: types without values. Values live in conf/, and nowhere else.
+A field that is added later declares its legacy value beside it: what the code did before the field
+existed. A run's id counts such a field only where its value differs from that, so runs from before
+keep their ids, and a run from before is replayed with these values.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, cast, get_type_hints
+
+from qlora_repro.config.registry import DATASETS, FULL_PRECISION, DataKind
+
+TEMPLATE_SUFFIXES = (".yaml", ".yml", ".json")  # of a prompt template of the user's own
+
+
+def legacy(value: Any) -> dict[str, Any]:
+    """Return the metadata of a field that came later; `value` is what the code did before it."""
+    return {"legacy": value}
 
 
 @dataclass
@@ -59,7 +69,9 @@ class ModelConfig:
     note: str | None  # what a table must say about these weights
     num_labels: int | None  # classification only
     device: str  # auto, cpu, cuda, or spread: over the cards of one machine
-    attention: str  # auto: on a CPU by the length of the rows; sdpa: always torch's kernel
+    attention: str = field(
+        metadata=legacy("sdpa")
+    )  # auto: on a CPU by the length of the rows; sdpa: always torch's kernel
     trust_remote_code: bool
     tuned: TunedConfig
     architecture: ArchitectureConfig | None  # null: planning reads `config`
@@ -93,7 +105,8 @@ class EstimateConfig:
 @dataclass
 class JudgeConfig:
     name: str
-    kind: str  # a key of judge.stage.JUDGES: none, openai, ...
+    kind: str  # none, or a key of registry.JUDGES
+    function: str | None = field(metadata=legacy(None))  # module:function of the user's own
     run: str | None  # whose answers: a run's id or folder name, or a file; null: this cell's
     opponent: Any  # against whom: base (this cell, untuned), or as for run; one, or a list of them
     protocol: str  # score10 or three_class
@@ -116,24 +129,19 @@ class JudgeConfig:
     estimate: EstimateConfig
 
 
-FULL_PRECISION = ("fp32", "bf16")
-BNB_DTYPES = ("nf4", "fp4", "int8")  # that a bitsandbytes layer can hold
-TEMPLATE_SUFFIXES = (".yaml", ".yml", ".json")  # of a prompt template of the user's own
-BNB_BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # of nf4 and fp4
-
-
-def names_template_file(template: str) -> bool:
-    """Whether a prompt template is a file of the user's own, and not one that has a name here."""
-    return template.endswith(TEMPLATE_SUFFIXES)
-
-
 @dataclass
 class DtypeConfig:
     name: str
     blocksize: int
-    compute_dtype: str  # bfloat16, float16 or float32; auto: whichever is native, settled by checks
+    compute_dtype: str  # bfloat16, float16 or float32; auto: whichever is native
     backend: str  # bnb, simulated or none
     scales: str  # what dq keeps constants in: dynamic8 (released code) or fp8_e4m3 (the paper)
+    codebook: str | None = field(metadata=legacy(None))  # module:function of the user's own levels
+
+    @property
+    def data_type(self) -> str:
+        """What the levels are looked up by: the user's function, or else the type's name."""
+        return self.codebook or self.name
 
 
 @dataclass
@@ -144,8 +152,10 @@ class LoraConfig:
     dropout: float
     layers: list[int] | None  # explicit layer numbers; null: all of them
     rslora: bool  # scale by alpha / sqrt(r) instead of alpha / r
-    dtype: str  # what adapters are held and trained in: float32, or bfloat16 as in the paper
-    fused: bool  # base product and update in one autograd function; equal to rounding
+    dtype: str = field(metadata=legacy("float32"))  # of adapters; the paper has bfloat16
+    fused: bool = field(
+        metadata=legacy(False)
+    )  # base product and update in one autograd function; equal to rounding
 
 
 @dataclass
@@ -158,12 +168,14 @@ class ColumnsConfig:
 @dataclass
 class DataConfig:
     name: str
-    path: str | None  # hub id (hub sets) or a file (local)
+    kind: str | None = field(metadata=legacy(None))  # file, hub, ...; null: as of a name known here
+    loader: str | None = field(metadata=legacy(None))  # module:function of the user's own rows
+    path: str | None  # a hub id, or a file
     revision: str | None
     split: str
     config_name: str | None  # the hub's own subset name, as for GLUE
     template: str  # a key of prompts.TEMPLATES, or a file that holds one
-    columns: ColumnsConfig | None  # local only
+    columns: ColumnsConfig | None  # of a file, and of a hub set without a name here
     tasks: list[str] | None  # procedural, glue and super_ni: which tasks; null: all
     rows: int | None  # at most this many; null: all (procedural needs a number)
     holdout: int  # rows kept out of training for RougeL; 0: none
@@ -172,13 +184,24 @@ class DataConfig:
     max_source_len: int  # tokens
     max_target_len: int  # tokens, end of sequence included
     train_on_source: bool
-    truncated_eos: bool  # a target that was cut still ends in its end-of-sequence token
-    rows_per_task: (
-        int | None
-    )  # super_ni, flan_v2: at most this many rows of each task; null: no bound
-    examples: int  # super_ni: solved examples of the task in each prompt
-    mix: dict[str, float] | None  # sets under path -> share of the rows; null: path is one set
+    # A target that was cut still ends in its end-of-sequence token.
+    truncated_eos: bool = field(metadata=legacy(True))
+    # super_ni: at most this many rows of each task; null: no bound
+    rows_per_task: int | None = field(metadata=legacy(None))
+    # super_ni: solved examples of the task in each prompt
+    examples: int = field(metadata=legacy(0))
+    # Sets under path -> share of the rows; null: path is one set
+    mix: dict[str, float] | None = field(metadata=legacy(None))
     max_truncated: float  # a larger share of truncated rows fails the run
+
+    @property
+    def resolved_kind(self) -> DataKind | None:
+        """Where the rows come from; None where neither kind, loader nor name says so."""
+        if self.kind is None and self.loader is not None:
+            return DataKind.FUNCTION
+        if self.kind is None:
+            return DATASETS[self.name].kind if self.name in DATASETS else None
+        return DataKind(self.kind)
 
 
 @dataclass
@@ -198,21 +221,23 @@ class TrainConfig:
     gradient_checkpointing: bool | str  # auto: as the planner chooses for the card
     group_by_length: bool
     packing: bool
-    loss_mean: str  # over a step's tokens (token), or over the means of its sequences (sequence)
-    kernels: str  # none, or liger: fused GPU kernels that leave the outcome as it is
+    # Over a step's tokens (token), or over the means of its sequences (sequence)
+    loss_mean: str = field(metadata=legacy("token"))
+    # none, or liger: fused GPU kernels that leave the outcome as it is
+    kernels: str = field(metadata=legacy("none"))
     sharded: bool  # the frozen base is divided among the processes (FSDP)
     save_steps: int  # a checkpoint every so many steps; 0: none
     keep_checkpoints: int
     log_steps: int
 
     @property
-    def rows(self) -> int:
+    def micro_batch_rows(self) -> int:
         """Sequences per forward pass, once the planner has chosen."""
         assert not isinstance(self.micro_batch_size, str), "train.micro_batch_size is still auto"
         return self.micro_batch_size
 
     @property
-    def checkpoints(self) -> bool:
+    def uses_checkpointing(self) -> bool:
         """Whether the backward pass computes activations anew, once the planner has chosen."""
         assert not isinstance(self.gradient_checkpointing, str), "still auto"
         return self.gradient_checkpointing
@@ -272,7 +297,7 @@ class PlanConfig:
 @dataclass
 class MeasureConfig:
     name: str
-    dtypes: list[str]  # keys of quant.codebook.CODEBOOKS
+    dtypes: list[str]  # of registry.DATA_TYPES, or module:function of the user's own
     blocksizes: list[int]
     distributions: list[str]  # of synthetic weights
     blocks: int  # synthetic blocks a distribution and block size
@@ -341,3 +366,54 @@ class RunConfig:
     def full_finetuning(self) -> bool:
         """Whether every weight trains, as opposed to adapters on a frozen base."""
         return self.lora.target == "none"
+
+
+def names_template_file(template: str) -> bool:
+    """Whether a prompt template is a file of the user's own, and not one that has a name here."""
+    return template.endswith(TEMPLATE_SUFFIXES)
+
+
+@cache
+def section_classes(section: type) -> dict[str, type]:
+    """Return the fields of a section that are sections themselves, with their classes."""
+    hints = get_type_hints(section).items()
+    kinds = [
+        (name, kind) for name, hint in hints for kind in (hint, *getattr(hint, "__args__", ()))
+    ]
+    return {name: kind for name, kind in kinds if isinstance(kind, type) and is_dataclass(kind)}
+
+
+def setting_types(section: type = RunConfig, prefix: str = "") -> dict[str, Any]:
+    """Return every setting that a run can have, dotted, with its type."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(section).items():
+        types[prefix + name] = hint
+        if name in section_classes(section):
+            types |= setting_types(section_classes(section)[name], f"{prefix}{name}.")
+    return types
+
+
+def legacy_values(config: type = RunConfig) -> dict[str, dict[str, Any]]:
+    """Return section -> field -> what the code did before there was the field."""
+    return {
+        name: values
+        for name, section in section_classes(config).items()
+        if (values := {f.name: f.metadata["legacy"] for f in fields(section) if f.metadata})
+    }
+
+
+LEGACY = legacy_values()
+
+
+def rebuild_config(values: dict[str, Any]) -> RunConfig:
+    """Return a configuration that was checked before, from what `asdict` made of it."""
+    return cast(RunConfig, _build_section(RunConfig, values))
+
+
+def _build_section(section: type, values: dict[str, Any]) -> Any:
+    nested = {
+        name: _build_section(kind, values[name])
+        for name, kind in section_classes(section).items()
+        if values[name] is not None
+    }
+    return section(**values | nested)

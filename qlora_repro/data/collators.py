@@ -1,11 +1,7 @@
-"""The order in which rows are seen, fixed before training starts.
+"""The order of the training rows, and collators: from encoded rows to the tensors of a batch.
 
-It is a list and not a sampler so that it depends on the seed alone: a run that was killed takes it
-up at the same row, whatever random numbers were drawn in between.
-
-Rows to tensors: pads, masks, and asks the model for no logits that the loss will not read.
-
-B = sequences in the micro-batch, T = their longest, K = kept positions, S = tokens of all of them.
+B = sequences in the micro-batch, T = their longest, K = positions that need logits, S = tokens of
+all of them.
 """
 
 import random
@@ -14,33 +10,36 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from qlora_repro.data.tokenization import Row
+from qlora_repro.data.tokenization import EncodedExample
 
-CHUNKS = 50  # as in the group_by_length of transformers: batches sorted within 50 batches
+SORTED_BATCHES = 50  # as in the group_by_length of transformers: batches sorted within 50 batches
 
 
-def order(
+def order_rows(
     lengths: Sequence[int], *, batch_size: int, steps: int, seed: int, group_by_length: bool
 ) -> list[int]:
     """Return the row numbers of all `steps` batches, end to end: steps * batch_size of them.
+
+    It is a list and not a sampler, so that it depends on the seed alone: a run that was killed
+    resumes at the same row, whatever random numbers were drawn in between.
 
     Each epoch visits every row once, in a new order. With `group_by_length` rows of like length
     share a batch (Appendix B.2): the batches themselves come in random order, so the loss curve
     oscillates, and no batch spends itself on padding.
     """
-    wanted = steps * batch_size
+    count = steps * batch_size
     rng = random.Random(seed)
-    seen: list[int] = []
-    while len(seen) < wanted:
+    numbers: list[int] = []
+    while len(numbers) < count:
         epoch = rng.sample(range(len(lengths)), len(lengths))
-        seen += _grouped(epoch, lengths, batch_size, rng) if group_by_length else epoch
-    return seen[:wanted]
+        numbers += _group_by_length(epoch, lengths, batch_size, rng) if group_by_length else epoch
+    return numbers[:count]
 
 
-def _grouped(
+def _group_by_length(
     epoch: Sequence[int], lengths: Sequence[int], batch_size: int, rng: random.Random
 ) -> list[int]:
-    chunk = CHUNKS * batch_size
+    chunk = SORTED_BATCHES * batch_size
     batches: list[list[int]] = []
     for start in range(0, len(epoch), chunk):
         ranked = sorted(epoch[start : start + chunk], key=lambda i: lengths[i], reverse=True)
@@ -51,9 +50,9 @@ def _grouped(
 
 
 Batch = dict[str, Tensor]
-Collate = Callable[[Sequence[Row]], Batch]
+Collator = Callable[[Sequence[EncodedExample]], Batch]
 IGNORE = -100
-ROW_BEGINS = -101  # label of a packed row's first token, where the means of rows are wanted
+ROW_START = -101  # label of a packed row's first token, where the means of rows are wanted
 
 
 def _pad(sequences: Sequence[Sequence[float]], value: int) -> Tensor:
@@ -63,66 +62,67 @@ def _pad(sequences: Sequence[Sequence[float]], value: int) -> Tensor:
 
 
 def _mask(sequences: Sequence[Sequence[float]]) -> Tensor:
-    """1 for a token, 0 for padding: told by length, as padding may be the end-of-sequence token."""
+    """Return 1 for a token, 0 for padding; by length: padding may be the end-of-sequence token."""
     return _pad([[1] * len(s) for s in sequences], 0)  # (B, T)
 
 
-def _ask(labels: Tensor, *, trims_logits: bool) -> Batch:
+def _select_logits(labels: Tensor, *, trims_logits: bool) -> Batch:
     """Return the labels (B, K+1), and as `logits_to_keep` (K,) the positions they need.
 
     Position p predicts token p + 1, so the labels get a first column of IGNORE: label k + 1 then
     belongs to logit k, the usual form. Without trimming K = T.
     """
-    blank = torch.full((labels.shape[0], 1), IGNORE)  # (B, 1)
-    following = torch.cat([labels[:, 1:], blank], dim=1)  # (B, T)
+    ignored = torch.full((labels.shape[0], 1), IGNORE)  # (B, 1)
+    shifted = torch.cat([labels[:, 1:], ignored], dim=1)  # (B, T)
     if not trims_logits:
-        return {"labels": torch.cat([blank, following], dim=1)}  # (B, T+1)
-    keep = (following != IGNORE).any(dim=0).nonzero().squeeze(1)  # (K,)
-    return {"labels": torch.cat([blank, following[:, keep]], dim=1), "logits_to_keep": keep}
+        return {"labels": torch.cat([ignored, shifted], dim=1)}  # (B, T+1)
+    positions = (shifted != IGNORE).any(dim=0).nonzero().squeeze(1)  # (K,)
+    labels = torch.cat([ignored, shifted[:, positions]], dim=1)  # (B, K+1)
+    return {"labels": labels, "logits_to_keep": positions}
 
 
-def causal(pad_id: int, *, trims_logits: bool) -> Collate:
+def causal_collator(pad_id: int, *, trims_logits: bool) -> Collator:
     """Return a collator for a causal model; `trims_logits`: its forward takes `logits_to_keep`.
 
     With the loss on the target only, most positions need no logits over the vocabulary: on short
     answers the output layer is a fifth of a small model's work.
     """
 
-    def collate(rows: Sequence[Row]) -> Batch:
+    def collate(rows: Sequence[EncodedExample]) -> Batch:
         ids = [row.ids for row in rows]
         labels = _pad([row.labels for row in rows], IGNORE)  # (B, T)
         batch = {"input_ids": _pad(ids, pad_id)}
         if len(set(map(len, ids))) > 1:  # else no mask: a GPU is asked whether it is all ones
             batch["attention_mask"] = _mask(ids)
-        return batch | _ask(labels, trims_logits=trims_logits)
+        return batch | _select_logits(labels, trims_logits=trims_logits)
 
     return collate
 
 
-def packed(*, trims_logits: bool, marks_rows: bool = False) -> Collate:
+def packed_collator(*, trims_logits: bool, mark_rows: bool = False) -> Collator:
     """Return a collator that lays the micro-batch end to end, without padding.
 
     Positions start again at 0 with each row; the model's attention mask is made from them, so rows
-    do not see each other. The loss is that of the padded batch. `marks_rows` gives each row's first
+    do not see each other. The loss is that of the padded batch. `mark_rows` gives each row's first
     token the label ROW_BEGINS, by which the loss tells rows apart.
     """
-    first = ROW_BEGINS if marks_rows else IGNORE
+    first = ROW_START if mark_rows else IGNORE
 
-    def collate(rows: Sequence[Row]) -> Batch:
+    def collate(rows: Sequence[EncodedExample]) -> Batch:
         ids = torch.tensor([[i for row in rows for i in row.ids]])  # (1, S)
         positions = torch.tensor([[p for row in rows for p in range(len(row))]])  # (1, S)
         # The first token of a row is not to be predicted from the row before.
         labels = torch.tensor([[i for row in rows for i in (first, *row.labels[1:])]])  # (1, S)
         batch = {"input_ids": ids, "position_ids": positions}
-        return batch | _ask(labels, trims_logits=trims_logits)
+        return batch | _select_logits(labels, trims_logits=trims_logits)
 
     return collate
 
 
-def seq2seq(pad_id: int, *, start_id: int) -> Collate:
+def seq2seq_collator(pad_id: int, *, start_id: int) -> Collator:
     """Return a collator for an encoder-decoder; the decoder reads its labels one step late."""
 
-    def collate(rows: Sequence[Row]) -> Batch:
+    def collate(rows: Sequence[EncodedExample]) -> Batch:
         ids = [row.ids for row in rows]
         return {
             "input_ids": _pad(ids, pad_id),
@@ -134,10 +134,10 @@ def seq2seq(pad_id: int, *, start_id: int) -> Collate:
     return collate
 
 
-def classification(pad_id: int) -> Collate:
+def classification_collator(pad_id: int) -> Collator:
     """Return a collator for a sequence classifier: one label a row."""
 
-    def collate(rows: Sequence[Row]) -> Batch:
+    def collate(rows: Sequence[EncodedExample]) -> Batch:
         ids = [row.ids for row in rows]
         return {
             "input_ids": _pad(ids, pad_id),

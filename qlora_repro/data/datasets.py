@@ -1,122 +1,100 @@
-"""Rows with wrong answers: what training data of lower quality does (finding 4).
+"""The examples of a dataset, whatever kind it is; which are held out, and which get wrong answers.
 
-Training and test examples of every dataset, by the name that conf/data/ gives it.
+Start here: `load_examples`. Which function loads a kind of dataset is in `config.registry`.
 """
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from random import Random
 
+from qlora_repro.config.messages import format_value, nearest_names
+from qlora_repro.config.registry import DATA_LOADERS, DATASETS, DataKind, import_function
 from qlora_repro.config.schema import DataConfig
-from qlora_repro.data.hub_datasets import SOURCES, check_choice, from_hub, subsample
-from qlora_repro.data.local_files import from_file
-from qlora_repro.data.procedural import Question, Side, draw
-from qlora_repro.data.templates import find, render, target
+from qlora_repro.data.procedural import ProceduralQuestion, Split, draw_questions
+from qlora_repro.data.rows import sample_rows
+from qlora_repro.data.templates import get_template, render_prompt, render_target
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
 
-def misanswered(rows: list[Example], *, share: float, seed: int) -> list[Example]:
-    """Return the rows, this share of them with the answer of another row of the same task.
-
-    The wrong answer differs from the row's own, and is as likely as it is frequent in the task; so
-    a row alone does not show that it is wrong. A larger share keeps the wrong rows of a smaller
-    one. Raises DataError when every row of a task has one and the same answer.
-    """
-    answers: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        answers[row.task].append(row.target)
-    places = list(range(len(rows)))
-    Random(f"{seed}/wrong").shuffle(places)
-    made = list(rows)
-    for place in places[: round(share * len(rows))]:
-        row = rows[place]
-        others = [answer for answer in answers[row.task] if answer != row.target]
-        if not others:
-            raise DataError(
-                f"data.wrong={share:g} needs other answers to give, and every row of "
-                f"{row.task or 'this data'} has the same; write data.wrong=0"
-            )
-        made[place] = replace(row, target=Random(f"{seed}/wrong/{place}").choice(others))
-    return made
-
-
-__all__ = ["LOADERS", "SOURCES", "as_example", "examples", "fingerprint", "split_holdout"]
-
-Texts = frozenset[str]
-
-
-def procedural(cfg: DataConfig, split: str, avoid: Texts) -> list[Example]:
-    """Questions of the embedded tasks, of the side that `split` names."""
-    if cfg.rows is None:
-        raise DataError("data.rows is null, and data=procedural has no end; give a number")
-    only: Side = "test" if split == "test" else "train"
-    drawn = draw(cfg.tasks, cfg.rows, seed=cfg.seed, avoid=avoid, only=only)
-    return [as_example(question, cfg.template) for question in drawn]
-
-
-def local(cfg: DataConfig, split: str, avoid: Texts) -> list[Example]:
-    """A file of the user's own; it has no splits."""
-    rows = from_file(cfg)
-    if cfg.tasks is None:
-        return rows
-    there = {row.task for row in rows}
-    for name in cfg.tasks:
-        if name not in there:
-            raise DataError(f"data.tasks has {name!r}, and {cfg.path} has no row of that task")
-    return [row for row in rows if row.task in cfg.tasks]
-
-
-def hub(cfg: DataConfig, split: str, avoid: Texts) -> list[Example]:
-    """A dataset of the hub."""
-    return from_hub(cfg, split=split)
-
-
-LOADERS: dict[str, Callable[[DataConfig, str, Texts], list[Example]]] = {
-    "procedural": procedural,
-    "local": local,
-    **dict.fromkeys(SOURCES, hub),
-}
-
-
-def examples(
-    cfg: DataConfig, *, split: str | None = None, avoid: Texts = frozenset()
-) -> list[Example]:
+def load_examples(cfg: DataConfig, *, split: str | None = None) -> list[Example]:
     """Return the examples that a data section asks for, in the dataset's own order.
 
-    split: instead of `cfg.split`. avoid: question texts that procedural data must not draw.
-    At most `cfg.rows` of them, drawn by `cfg.seed` without replacement. No target is empty.
-    Raises DataError for data that cannot be used as asked, ConfigError for an unknown template.
+    Args:
+        cfg: At most `cfg.rows` examples are drawn by `cfg.seed`, without replacement.
+        split: Instead of `cfg.split`.
+
+    Returns:
+        Examples of which no target is empty.
+
+    Raises:
+        DataError: For data that cannot be used as asked.
+        ConfigError: For an unknown template.
     """
-    find(cfg.template)  # refused before anything is downloaded
-    if cfg.name not in LOADERS:
-        near = get_close_matches(cfg.name, LOADERS, n=1, cutoff=0.0)[0]
+    get_template(cfg.template)  # refused before anything is downloaded
+    kind, split = cfg.resolved_kind, split or cfg.split
+    if kind is None:
+        near = nearest_names(cfg.name, DATASETS, cutoff=0)[0]
         raise DataError(
             f"there is no dataset {cfg.name!r}; the nearest is {near!r}, and any file goes through "
             "data=local"
         )
     if cfg.rows is not None and cfg.rows < 1:
         raise DataError(f"data.rows is {cfg.rows}, and must be at least 1, or null for all rows")
-    check_choice(cfg)
-    rows = LOADERS[cfg.name](cfg, split or cfg.split, avoid)
+    _check_selection(cfg, kind)
+    rows: list[Example] = import_function(DATA_LOADERS[kind])(cfg, split)
     if not rows:
-        raise DataError(
-            f"data={cfg.name} has no rows in {cfg.path or cfg.name}, split {split or cfg.split}"
-        )
-    return [rows[i] for i in subsample(len(rows), cfg.rows, seed=cfg.seed)]
+        raise DataError(f"data={cfg.name} has no rows in {cfg.path or cfg.name}, split {split}")
+    return [rows[number] for number in sample_rows(len(rows), cfg.rows, seed=cfg.seed)]
 
 
-def as_example(question: Question, template: str) -> Example:
+def load_procedural_examples(cfg: DataConfig, split: str) -> list[Example]:
+    """Return questions of the embedded tasks, of the side that `split` names."""
+    if cfg.rows is None:
+        raise DataError("data.rows is null, and data=procedural has no end; give a number")
+    side: Split = "test" if split == "test" else "train"
+    questions = draw_questions(cfg.tasks, cfg.rows, seed=cfg.seed, split=side)
+    return [question_to_example(question, cfg.template) for question in questions]
+
+
+def question_to_example(question: ProceduralQuestion, template: str) -> Example:
     """Return a question in a prompt template, its answer as the target."""
     return Example(
-        source=render(template, question.question),
-        target=target(template, question.answer),
+        source=render_prompt(template, question.question),
+        target=render_target(template, question.answer),
         task=question.task,
     )
+
+
+def _check_selection(cfg: DataConfig, kind: DataKind) -> None:
+    """Refuse a choice of rows that the dataset cannot offer."""
+    by_task = cfg.name in DATASETS and DATASETS[cfg.name].sampled_by_task
+    if cfg.rows_per_task is not None and not by_task:
+        raise DataError(
+            f"data.rows_per_task is {cfg.rows_per_task} and data={cfg.name} is not drawn by task; "
+            "use data.rows_per_task=null"
+        )
+    if cfg.examples and not by_task:
+        raise DataError(
+            f"data.examples is {cfg.examples} and data={cfg.name} shows no solved examples; use "
+            "data.examples=0"
+        )
+    if cfg.mix is None:
+        return
+    needs_whole_table = kind == DataKind.HUB and cfg.name != "glue" and cfg.tasks is None
+    if not needs_whole_table or cfg.rows_per_task is not None:
+        raise DataError(
+            f"data.mix draws from several sets at given shares, which does not go with "
+            f"data={cfg.name}, data.tasks={format_value(cfg.tasks)} and "
+            f"data.rows_per_task={format_value(cfg.rows_per_task)}; use data.mix=null"
+        )
+    if cfg.rows is None or not cfg.mix or not min(cfg.mix.values()) > 0:
+        raise DataError(
+            f"data.mix is {cfg.mix} and data.rows is {format_value(cfg.rows)}; a mix needs a "
+            "number of rows, and of each set a share above 0"
+        )
 
 
 def split_holdout(
@@ -131,15 +109,40 @@ def split_holdout(
             f"data.holdout is {holdout} and there are {len(rows)} rows; it must be at least 0 and "
             "leave one row to train on"
         )
-    kept = set(Random(f"{seed}/holdout").sample(range(len(rows)), holdout))
-    train = [row for number, row in enumerate(rows) if number not in kept]
-    return train, [row for number, row in enumerate(rows) if number in kept]
+    held_out = set(Random(f"{seed}/holdout").sample(range(len(rows)), holdout))
+    train = [row for number, row in enumerate(rows) if number not in held_out]
+    return train, [rows[number] for number in sorted(held_out)]
 
 
-def fingerprint(rows: list[Example]) -> str:
+def hash_examples(rows: list[Example]) -> str:
     """Return the sha256 of the rows, in hexadecimal: equal digests, equal data in equal order."""
     digest = hashlib.sha256()
     for row in rows:
         line = json.dumps([row.source, row.target, row.task, *row.shorter], ensure_ascii=True)
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def add_wrong_answers(rows: list[Example], *, share: float, seed: int) -> list[Example]:
+    """Return the rows, this share of them with the answer of another row of the same task.
+
+    The wrong answer differs from the row's own, and is as likely as it is frequent in the task; so
+    a row alone does not show that it is wrong. A larger share keeps the wrong rows of a smaller
+    one. Raises DataError when every row of a task has one and the same answer.
+    """
+    answers: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        answers[row.task].append(row.target)
+    order = list(range(len(rows)))
+    Random(f"{seed}/wrong").shuffle(order)
+    noisy = list(rows)
+    for number in order[: round(share * len(rows))]:
+        row = rows[number]
+        others = [answer for answer in answers[row.task] if answer != row.target]
+        if not others:
+            raise DataError(
+                f"data.wrong={share:g} needs other answers to give, and every row of "
+                f"{row.task or 'this data'} has the same; write data.wrong=0"
+            )
+        noisy[number] = replace(row, target=Random(f"{seed}/wrong/{number}").choice(others))
+    return noisy

@@ -1,6 +1,6 @@
-"""Questions that answers are generated to: a file of them, or held-out procedural ones.
+"""Questions that answers are generated to, and prompts that fit the model with an answer.
 
-Prompts and answers within a model's positions: a long prompt leaves its answer less room.
+Questions come from a file, or are held-out procedural ones.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from qlora_repro.config.schema import GenerateConfig
 from qlora_repro.data import procedural, templates
-from qlora_repro.data.local_files import json_lines
+from qlora_repro.data.rows import read_json_lines
 from qlora_repro.errors import ConfigError, DataError
 
 TEXT_KEYS = ("text", "question", "prompt")  # of a question file's lines, the first one found
@@ -30,17 +30,17 @@ class Question:
     reference: str = ""  # a right answer; empty where the file has none
 
 
-def questions(cfg: GenerateConfig) -> list[Question]:
+def load_questions(cfg: GenerateConfig) -> list[Question]:
     """Return the questions of generate=NAME, at most `cfg.limit` of them.
 
     Raises ConfigError for procedural questions without a limit, DataError for a file that is none.
     """
     if cfg.name == PROCEDURAL:
-        return drawn(cfg.limit, seed=cfg.seed)
+        return draw_procedural_questions(cfg.limit, seed=cfg.seed)
     return read_questions(str(cfg.questions))[: cfg.limit]
 
 
-def benchmark(cfg: GenerateConfig) -> str:
+def benchmark_name(cfg: GenerateConfig) -> str:
     """Return what the questions are called where verdicts are listed: "vicuna", or a file's stem.
 
     Options that stand for one set of questions give their own name; generate=local the
@@ -49,7 +49,7 @@ def benchmark(cfg: GenerateConfig) -> str:
     return Path(str(cfg.questions)).stem if cfg.name == "local" else cfg.name
 
 
-def drawn(limit: int | None, *, seed: int) -> list[Question]:
+def draw_procedural_questions(limit: int | None, *, seed: int) -> list[Question]:
     """Return so many held-out procedural questions, their kinds in turn, with their answers.
 
     A longer list begins with a shorter one. None of them can be a training question.
@@ -59,20 +59,20 @@ def drawn(limit: int | None, *, seed: int) -> list[Question]:
             "generate.limit is null, and generate=procedural needs a number of questions, such as "
             "generate.limit=80"
         )
-    found = procedural.draw(None, limit, seed=seed, only="test")
+    questions = procedural.draw_questions(None, limit, seed=seed, split="test")
     return [
         Question(
-            question_id=f"{question.task}-{_digest(question.question)}",
+            question_id=f"{question.task}-{_hash_text(question.question)}",
             text=question.question,
             category=question.task,
             lang="en",
             reference=question.answer,
         )
-        for question in found
+        for question in questions
     ]
 
 
-def _digest(text: str) -> str:
+def _hash_text(text: str) -> str:
     """Return what tells one text from another, so that equal ids are equal questions."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -84,21 +84,21 @@ def read_questions(path: str) -> list[Question]:
     around the authors' OpenAssistant questions come off: the template puts them back. Raises
     DataError, with the line, for a file that is not like this.
     """
-    rows = json_lines(
+    rows = read_json_lines(
         Path(path).expanduser(),
         subject=f"generate.questions is {path}, which",
         instead="name a file of json lines",
     )
-    found = [_question(row, where=where) for where, row in rows]
-    if not found:
+    parsed_rows = [_parse_question(row, where=where) for where, row in rows]
+    if not parsed_rows:
         raise DataError(f"generate.questions is {path}, which holds no question")
-    ids = [question.question_id for question in found]
+    ids = [question.question_id for question in parsed_rows]
     if twice := sorted(name for name in set(ids) if ids.count(name) > 1):
         raise DataError(f"{path} has question_id {twice[0]!r} more than once; ids must differ")
-    return found
+    return parsed_rows
 
 
-def _question(row: Any, *, where: str) -> Question:
+def _parse_question(row: Any, *, where: str) -> Question:
     if not isinstance(row, dict) or "question_id" not in row:
         raise DataError(f"{where} has no question_id; each line needs question_id and text")
     text = next((row[key] for key in TEXT_KEYS if key in row), None)
@@ -107,16 +107,16 @@ def _question(row: Any, *, where: str) -> Question:
     return Question(
         question_id=str(row["question_id"]),
         text=text.strip().removeprefix("### Human:").removesuffix("### Assistant:").strip(),
-        **{name: _optional(row, name) for name in ("category", "lang", "reference")},
+        **{name: _get_optional(row, name) for name in ("category", "lang", "reference")},
     )
 
 
-def _optional(row: dict[str, Any], name: str) -> str:
+def _get_optional(row: dict[str, Any], name: str) -> str:
     value = row.get(name)
     return "" if value is None else str(value)
 
 
-LEAST_ROOM = 256  # tokens of an answer; for more room than this no question is cut
+MIN_ANSWER_TOKENS = 256  # tokens of an answer; for more room than this no question is cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,29 +144,33 @@ def fit_prompts(
     LEAST_ROOM (or half of the positions), the question loses its beginning: the end of a
     conversation is what is asked. Raises DataError for a question that cannot be asked at all.
     """
-    sources = [templates.render(template, question.text) for question in questions]
+    sources = [templates.render_prompt(template, question.text) for question in questions]
     lengths = [len(ids) for ids in tokenizer(sources)["input_ids"]] if sources else []
     if positions is None:
         positions = max(lengths, default=0) + max_new_tokens
-    least = min(max_new_tokens, LEAST_ROOM, positions // 2)
+    least = min(max_new_tokens, MIN_ANSWER_TOKENS, positions // 2)
     fitted = []
     for question, source, length in zip(questions, sources, lengths, strict=True):
         cut = 0
         if length + least > positions:
-            cut = _excess(question, tokenizer, template=template, most=positions - least)
-            source = templates.render(template, question.text[cut:])
+            cut = _count_excess_characters(
+                question, tokenizer, template=template, most=positions - least
+            )
+            source = templates.render_prompt(template, question.text[cut:])
             length = len(tokenizer(source)["input_ids"])
         room = min(max_new_tokens, positions - length)
         fitted.append(Prompt(source=source, length=length, room=room, cut=cut))
     return fitted
 
 
-def _excess(question: Question, tokenizer: Any, *, template: str, most: int) -> int:
+def _count_excess_characters(
+    question: Question, tokenizer: Any, *, template: str, most: int
+) -> int:
     """Return how many characters must go from the beginning for at most so many tokens."""
     text = question.text
 
     def fits(cut: int) -> bool:
-        return len(tokenizer(templates.render(template, text[cut:]))["input_ids"]) <= most
+        return len(tokenizer(templates.render_prompt(template, text[cut:]))["input_ids"]) <= most
 
     cut = bisect_left(range(len(text)), True, key=fits)
     if cut == len(text):

@@ -7,18 +7,18 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from qlora_repro.config.messages import nearest_names
 from qlora_repro.config.schema import names_template_file
 from qlora_repro.errors import ConfigError
 
-PLACE = re.compile(r"\{(\w+)\}")
-PLACES = ("instruction", "input", "source")
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+PLACEHOLDERS = ("instruction", "input", "source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,42 +84,42 @@ TEMPLATES: dict[str, Template] = {
 
 
 # What a file holds beside `prompt`, of each the type.
-FIELDS: dict[str, type] = {"prompt": str, "prompt_with_input": str, "lead": str, "stop": list}
-OPTIONAL = ("prompt_with_input",)  # where `prompt` has a place for the input
+FILE_FIELDS: dict[str, type] = {"prompt": str, "prompt_with_input": str, "lead": str, "stop": list}
+OPTIONAL_FIELDS = ("prompt_with_input",)  # where `prompt` has a place for the input
 
 
-def render(template: str, instruction: str, input: str = "") -> str:
+def render_prompt(template: str, instruction: str, input: str = "") -> str:
     """Return the source text; an empty input has no place in it.
 
     Raises ConfigError for a template that is neither one of TEMPLATES nor a file that holds one.
 
-    >>> render("plain", "What is 2 + 2?")
+    >>> render_prompt("plain", "What is 2 + 2?")
     'What is 2 + 2?\\nAnswer:'
     """
-    chosen = find(template)
+    chosen = get_template(template)
     source = f"{instruction}\n\n{input}" if input else instruction
     texts = {"instruction": instruction, "input": input, "source": source}
     text = chosen.with_input if input else chosen.bare
-    return PLACE.sub(lambda place: texts[place[1]], text)
+    return PLACEHOLDER.sub(lambda place: texts[place[1]], text)
 
 
-def target(template: str, answer: str) -> str:
+def render_target(template: str, answer: str) -> str:
     """Return the target text: the answer, after a space where the source ends without one.
 
-    >>> target("plain", "4")
+    >>> render_target("plain", "4")
     ' 4'
     """
-    lead = find(template).lead
+    lead = get_template(template).lead
     return answer if answer.startswith(lead) else lead + answer
 
 
-def find(template: str) -> Template:
+def get_template(template: str) -> Template:
     """Return the template of this name or file; ConfigError with what is wrong about it."""
     if names_template_file(template):
         path = Path(template).expanduser()
-        return _read(path, _modified(path))
+        return _read_template(path, _modification_time(path))
     if template not in TEMPLATES:
-        near = get_close_matches(template, TEMPLATES, n=1, cutoff=0.0)[0]
+        near = nearest_names(template, TEMPLATES, cutoff=0)[0]
         raise ConfigError(
             f"there is no prompt template {template!r}; the nearest is {near!r}, and all are "
             f"{', '.join(TEMPLATES)}; your own is a file that ends in .yaml or .json"
@@ -127,7 +127,7 @@ def find(template: str) -> Template:
     return TEMPLATES[template]
 
 
-def _modified(path: Path) -> int:
+def _modification_time(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError as error:
@@ -138,14 +138,14 @@ def _modified(path: Path) -> int:
 
 
 @lru_cache(maxsize=8)  # it is asked for with every row
-def _read(path: Path, modified: int) -> Template:
+def _read_template(path: Path, modified: int) -> Template:
     try:
         text = path.read_text(encoding="utf-8")
         fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the prompt template {path} cannot be read: {reason}") from error
-    if wrong := _mistake(fields):
+    if wrong := _describe_mistake(fields):
         raise ConfigError(f"the prompt template {path} {wrong}")
     return Template(
         bare=fields["prompt"],
@@ -155,38 +155,40 @@ def _read(path: Path, modified: int) -> Template:
     )
 
 
-def _mistake(fields: Any) -> str | None:
+def _describe_mistake(fields: Any) -> str | None:
     """Return what is wrong with a file's contents, as a sentence about it ends; None: nothing."""
     if not isinstance(fields, Mapping):
-        return f"holds {type(fields).__name__}, and must hold {', '.join(FIELDS)}"
+        return f"holds {type(fields).__name__}, and must hold {', '.join(FILE_FIELDS)}"
     for name in fields:
-        if name not in FIELDS:
-            return f"has {name!r}, and may have only {', '.join(FIELDS)}"
-    for name, kind in FIELDS.items():
-        if name not in fields and name not in OPTIONAL:
+        if name not in FILE_FIELDS:
+            return f"has {name!r}, and may have only {', '.join(FILE_FIELDS)}"
+    for name, kind in FILE_FIELDS.items():
+        if name not in fields and name not in OPTIONAL_FIELDS:
             return f"has no {name!r}; it states what a prompt, a lead and stop markers are"
         if not isinstance(fields.get(name, kind()), kind):
             return f"has a {name} that is no {'text' if kind is str else 'list of texts'}"
     if not all(isinstance(marker, str) and marker for marker in fields["stop"]):
         return "has a stop that is no list of texts, each of a letter or more"
-    return _misplaced(fields)
+    return _describe_placeholder_mistake(fields)
 
 
-def _misplaced(fields: Mapping[str, Any]) -> str | None:
+def _describe_placeholder_mistake(fields: Mapping[str, Any]) -> str | None:
     alone = "prompt_with_input" not in fields
     needs = {"prompt": {"instruction", "input"} if alone else {"instruction"}}
     needs["prompt_with_input"] = {"instruction", "input"}
     for name in ("prompt", "prompt_with_input"):
         if name not in fields:
             continue
-        places = set(PLACE.findall(fields[name]))
-        if unknown := places - set(PLACES):
-            return f"has the place {{{min(unknown)}}} in {name}; there are {_shown(PLACES)}"
-        if not (places >= needs[name] or "source" in places):
+        placeholders = set(PLACEHOLDER.findall(fields[name]))
+        if unknown := placeholders - set(PLACEHOLDERS):
+            known = _list_placeholders(PLACEHOLDERS)
+            return f"has the place {{{min(unknown)}}} in {name}; there are {known}"
+        if not (placeholders >= needs[name] or "source" in placeholders):
             also = ", or a prompt_with_input beside it" if alone else ""
-            return f"has a {name} without {_shown(sorted(needs[name]))} or {{source}}{also}"
+            missing = _list_placeholders(sorted(needs[name]))
+            return f"has a {name} without {missing} or {{source}}{also}"
     return None
 
 
-def _shown(places: Any) -> str:
-    return " and ".join(f"{{{place}}}" for place in places)
+def _list_placeholders(placeholders: Any) -> str:
+    return " and ".join(f"{{{place}}}" for place in placeholders)

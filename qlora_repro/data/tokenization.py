@@ -18,7 +18,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class EncodedExample:
     """One training row in tokens. For a causal model `ids` holds source and target in one piece."""
 
     ids: list[int]  # what the model reads
@@ -37,7 +37,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class EncodingLimits:
     """Lengths in tokens, and what is learned."""
 
     max_source_len: int
@@ -48,9 +48,9 @@ class Limits:
     num_labels: int | None = None  # of a classifier; 1 is a regression
 
 
-def encode(
-    examples: Sequence[Example], tokenizer: Tokenizer, *, kind: str, limits: Limits
-) -> list[Row]:
+def encode_examples(
+    examples: Sequence[Example], tokenizer: Tokenizer, *, kind: str, limits: EncodingLimits
+) -> list[EncodedExample]:
     """Tokenize every example; `kind` is causal, seq2seq or classification.
 
     A source that is too long gives way to a shorter one that the example has, and the last of them
@@ -69,12 +69,12 @@ def encode(
     return rows
 
 
-def truncated_share(rows: Sequence[Row]) -> float:
+def truncated_share(rows: Sequence[EncodedExample]) -> float:
     """Return the share of rows that lost tokens, in [0, 1]."""
     return sum(row.truncated for row in rows) / len(rows)
 
 
-def unended_share(rows: Sequence[Row]) -> float:
+def unended_share(rows: Sequence[EncodedExample]) -> float:
     """Return the share of rows whose target has no end of sequence, in [0, 1]."""
     return sum(row.unended for row in rows) / len(rows)
 
@@ -85,11 +85,11 @@ def adds_bos(tokenizer: Tokenizer) -> bool:
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
-def _ids(text: str, tokenizer: Tokenizer) -> list[int]:
+def _tokenize(text: str, tokenizer: Tokenizer) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
 
-def _source(
+def _encode_source(
     example: Example, read: Callable[[str], list[int]], room: int
 ) -> tuple[list[int], bool]:
     """Return the tokens of the first of the sources that fits, else of the last, and if it fits."""
@@ -101,12 +101,14 @@ def _source(
     return ids, False
 
 
-def _target(example: Example, tokenizer: Tokenizer, limits: Limits) -> tuple[list[int], bool]:
+def _encode_target(
+    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
+) -> tuple[list[int], bool]:
     if tokenizer.eos_token_id is None:
         raise DataError(
             "the tokenizer has no end-of-sequence token, so a model could not learn to stop"
         )
-    ids, room = _ids(example.target, tokenizer), limits.max_target_len
+    ids, room = _tokenize(example.target, tokenizer), limits.max_target_len
     if len(ids) < room:
         return [*ids, tokenizer.eos_token_id], False
     return [
@@ -115,11 +117,13 @@ def _target(example: Example, tokenizer: Tokenizer, limits: Limits) -> tuple[lis
     ], True
 
 
-def _causal(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
-    target, cut_target = _target(example, tokenizer, limits)
+def _encode_causal(
+    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
+) -> EncodedExample:
+    target, cut_target = _encode_target(example, tokenizer, limits)
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
     room = limits.max_source_len - len(bos)
-    source, fits = _source(example, lambda text: _ids(text, tokenizer), room)
+    source, fits = _encode_source(example, lambda text: _tokenize(text, tokenizer), room)
     source, cut_source = source[:room], not fits
     ids = [i for i in (*bos, *source, *target) if i is not None]
     learned = len(ids) if limits.train_on_source else len(target)
@@ -127,32 +131,42 @@ def _causal(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
     labels = [-100] * (len(ids) - learned) + ids[len(ids) - learned :]
     labels[0] = -100
     unended = cut_target and not limits.truncated_eos
-    return Row(ids=ids, labels=labels, truncated=cut_source or cut_target, unended=unended)
+    return EncodedExample(
+        ids=ids, labels=labels, truncated=cut_source or cut_target, unended=unended
+    )
 
 
-def _seq2seq(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
-    target, cut_target = _target(example, tokenizer, limits)
-    ids, fits = _source(example, lambda text: tokenizer(text)["input_ids"], limits.max_source_len)
+def _encode_seq2seq(
+    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
+) -> EncodedExample:
+    target, cut_target = _encode_target(example, tokenizer, limits)
+    ids, fits = _encode_source(
+        example, lambda text: tokenizer(text)["input_ids"], limits.max_source_len
+    )
     if not fits:
         ids = [*ids[: limits.max_source_len - 1], ids[-1]]  # the tokenizer's own ending
     unended = cut_target and not limits.truncated_eos
-    return Row(ids=ids, labels=target, truncated=not fits or cut_target, unended=unended)
+    return EncodedExample(ids=ids, labels=target, truncated=not fits or cut_target, unended=unended)
 
 
-def _classification(example: Example, tokenizer: Tokenizer, limits: Limits) -> Row:
+def _encode_classification(
+    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
+) -> EncodedExample:
     ids = tokenizer(example.source)["input_ids"]
     cut = len(ids) > limits.max_source_len
     if cut:
         ids = [*ids[: limits.max_source_len - 1], ids[-1]]
-    return Row(ids=ids, labels=[read_label(example.target, limits.num_labels)], truncated=cut)
+    return EncodedExample(
+        ids=ids, labels=[parse_label(example.target, limits.num_labels)], truncated=cut
+    )
 
 
-def read_label(target: str, num_labels: int | None) -> float:
+def parse_label(target: str, num_labels: int | None) -> float:
     """Return a classifier's target: a class number, or for a regression any number.
 
     Raises DataError for a target that is neither, or that the model has no output for.
 
-    >>> read_label("2", 3), read_label("3.8", 1)
+    >>> parse_label("2", 3), parse_label("3.8", 1)
     (2, 3.8)
     """
     try:
@@ -170,4 +184,8 @@ def read_label(target: str, num_labels: int | None) -> float:
     return label
 
 
-ENCODERS = {"causal": _causal, "seq2seq": _seq2seq, "classification": _classification}
+ENCODERS = {
+    "causal": _encode_causal,
+    "seq2seq": _encode_seq2seq,
+    "classification": _encode_classification,
+}

@@ -1,13 +1,13 @@
-"""A frozen base divided among the processes, and adapters that each of them holds whole.
+"""A frozen base sharded over the processes, with adapters that each of them holds complete.
 
 FSDP keeps a part of every frozen weight in each process and gathers a block's weights just before
-they are used; 4-bit codes are gathered as they are, for a quarter of the traffic of 16-bit ones.
-Rank 0 alone has read the base. It hands on a block at a time, so that no other process ever holds
+they are used; 4-bit codes are gathered as they are, for a quarter of the traffic of 16-bit weights.
+Only rank 0 has read the base. It broadcasts a block at a time, so that no other process ever holds
 more than its shards and one block.
 
-The adapters are small: they stay whole, plain tensors, so any optimizer trains them and they are
-saved as ever, and their gradients are averaged as DDP would, which accelerate refuses beside
-shards. Each process keeps the scales of all weights.
+The adapters are small plain tensors in each process, so any optimizer trains them and they are
+saved as ever. Their gradients are averaged here, because accelerate refuses DDP beside shards. Each
+process keeps the scales of all weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from qlora_repro.errors import ModelError
 
 
-def shard(model: Any, device: torch.device) -> None:
+def shard_model(model: Any, device: torch.device) -> None:
     """Divide the frozen weights of a model, with adapters or without, among processes, on `device`.
 
     Rank 0's model is in the host's memory, and the others' on the meta device: a block at a time
@@ -40,21 +40,21 @@ def shard(model: Any, device: torch.device) -> None:
             f"a {type(inner).__name__} does not say which of its modules are blocks, and "
             "train.sharded=true gathers a block at a time; use train.sharded=false"
         )
-    learning = list(_share(model, device, _learns))
+    trainable = list(_broadcast_weights(model, device, _is_trainable))
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for module in (*blocks, inner):  # what is in no block is gathered around the whole pass
-        for _ in _share(module, device, _waits):
+        for _ in _broadcast_weights(module, device, _is_unsharded):
             pass
-        fully_shard(module, mesh=mesh, ignored_params=set(learning))
+        fully_shard(module, mesh=mesh, ignored_params=set(trainable))
     inner.hf_device_map = {"": str(device)}
     inner._is_fsdp_managed_module = True  # transformers' mark: answers end in all processes at once
 
 
-def ready_for_training(model: Any) -> None:
-    """Let a model in shards be trained: the processes' gradients are averaged."""
+def prepare_sharded_training(model: Any) -> None:
+    """Prepare a sharded model for training: average the gradients over the processes."""
     for weight in model.parameters():
         if weight.requires_grad:
-            weight.register_post_accumulate_grad_hook(_average)
+            weight.register_post_accumulate_grad_hook(_average_gradient)
     model._is_accelerate_prepared = True  # or accelerate wraps it in DDP, which refuses shards
 
 
@@ -71,36 +71,36 @@ class Autocast(TrainerCallback):
             model.forward = torch.autocast(device, dtype=dtype)(model.forward)
 
 
-def _learns(tensor: Tensor) -> bool:
+def _is_trainable(tensor: Tensor) -> bool:
     return tensor.requires_grad
 
 
-def _waits(tensor: Tensor) -> bool:
+def _is_unsharded(tensor: Tensor) -> bool:
     """Whether a tensor is frozen and not in shards yet."""
     return not tensor.requires_grad and not isinstance(tensor, DTensor)
 
 
-def _share(
+def _broadcast_weights(
     module: nn.Module, device: torch.device, chosen: Callable[[Tensor], bool]
 ) -> Iterator[Any]:
-    """Put rank 0's chosen weights and constants on `device` in every process; yield each one.
+    """Put rank 0's `chosen` weights and buffers on `device` in every process; yield each one.
 
     A weight that several modules share stays shared.
     """
     shared: dict[int, Any] = {}
     for owner in module.modules():
         weights = owner.named_parameters(recurse=False, remove_duplicate=False)
-        constants = owner.named_buffers(recurse=False, remove_duplicate=False)
-        for name, tensor in [*weights, *constants]:
+        buffers = owner.named_buffers(recurse=False, remove_duplicate=False)
+        for name, tensor in [*weights, *buffers]:
             if not chosen(tensor):
                 continue
             if id(tensor) not in shared:
-                shared[id(tensor)] = tensor, _hand_on(owner, tensor, device)
+                shared[id(tensor)] = tensor, _broadcast_weight(owner, tensor, device)
                 yield shared[id(tensor)][1]
             setattr(owner, name, shared[id(tensor)][1])
 
 
-def _hand_on(owner: nn.Module, tensor: Any, device: torch.device) -> Any:
+def _broadcast_weight(owner: nn.Module, tensor: Any, device: torch.device) -> Any:
     """Return rank 0's tensor on `device`, with the scales of 4-bit codes."""
     values = _broadcast(tensor, device)
     if isinstance(owner, Linear4bit) and tensor is owner.weight:
@@ -129,9 +129,9 @@ def _broadcast_all(values: dict[str, Any], device: torch.device) -> dict[str, An
 def _broadcast(tensor: Tensor | None, device: torch.device) -> Tensor:
     """Return rank 0's tensor on `device`, byte for byte, whatever the others pass."""
     first = distributed.get_rank() == 0
-    form: list[Any] = [(tensor.shape, tensor.dtype) if first and tensor is not None else None]
-    distributed.broadcast_object_list(form, src=0, device=torch.device("cpu"))
-    shape, dtype = form[0]
+    metadata: list[Any] = [(tensor.shape, tensor.dtype) if first and tensor is not None else None]
+    distributed.broadcast_object_list(metadata, src=0, device=torch.device("cpu"))
+    shape, dtype = metadata[0]
     values = (
         tensor.detach().to(device, copy=True).as_subclass(Tensor).contiguous()
         if first and tensor is not None
@@ -142,15 +142,15 @@ def _broadcast(tensor: Tensor | None, device: torch.device) -> Tensor:
     return values
 
 
-def _average(weight: Tensor) -> None:
+def _average_gradient(weight: Tensor) -> None:
     """Make a step's gradient the mean over all processes, once its last micro-batch is in."""
     if weight.grad is not None and GradientState().sync_gradients:
         distributed.all_reduce(weight.grad)
         weight.grad /= distributed.get_world_size()
 
 
-def leave_frozen(model: nn.Module) -> None:
-    """Let DDP look after what trains alone: not check, copy and send the base at its start."""
+def exclude_frozen_from_ddp(model: nn.Module) -> None:
+    """Have DDP handle only what trains, so that it does not check, copy and send the base."""
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
-    constants = [name for name, _ in model.named_buffers()]
-    model._ddp_params_and_buffers_to_ignore = [*frozen, *constants]  # type: ignore[assignment]
+    buffers = [name for name, _ in model.named_buffers()]
+    model._ddp_params_and_buffers_to_ignore = [*frozen, *buffers]  # type: ignore[assignment]

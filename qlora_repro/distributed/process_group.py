@@ -1,8 +1,8 @@
-"""How the processes of one run meet: rank 0 leads, the others train along when it says so.
+"""How the processes of one run meet: rank 0 coordinates, the workers compute along on its call.
 
 They meet in the key-value store that torchrun keeps for them. Whoever waits there looks again every
-few hundredths of a second, so that no time limit ends a long evaluation, and the failure of another
-ends the waiting. What is computed together goes through NCCL or gloo.
+few hundredths of a second, so that no time limit ends a long evaluation, and the failure of one
+ends the waiting of all. What is computed together goes through NCCL or gloo.
 """
 
 import json
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,150 +21,164 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from qlora_repro.distributed.environment import processes, rank
+from qlora_repro.distributed.environment import rank, world_size
 from qlora_repro.errors import RunError
 
-PATIENCE = timedelta(days=30)  # of a collective: a rank that died ends it at once, by its sockets
-PAUSE = 0.03  # s between two looks
-FAREWELL = 5.0  # s; a rank that is stuck is ended by torchrun
-ENDED = "another process of this run ended; the same command goes on from the last checkpoint"
-BROKEN = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
-ORDER, READY, FAILED, AGREED, GONE = "order", "ready", "failed", "agreed", "gone"
+COLLECTIVE_TIMEOUT = timedelta(days=30)  # a rank that dies ends a collective at once anyway
+POLL_SECONDS = 0.03
+LEAVE_SECONDS = 5.0  # torchrun ends a rank that is stuck
+RANK_ENDED = "another process of this run ended; the same command goes on from the last checkpoint"
+CONNECTION_ERRORS = (
+    "gloo",
+    "NCCL",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+)
+RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"  # with --max-restarts the store outlives the processes
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-class Together:
-    """This process among those of its run; there is one, which `together` returns."""
+class StoreKey(StrEnum):
+    """The keys of the store that the processes share, or what they begin with."""
+
+    TASK = "task"
+    READY = "ready"
+    FAILURE = "failed"
+    PATH = "path"
+    LEFT = "left"
+
+
+class ProcessGroup:
+    """This process among those of its run; `process_group` returns the only one."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
-        self.group = PrefixStore("group", store)
-        self.orders = 0
-        self.agreements = 0
+        self.collectives = PrefixStore("group", store)
+        self.tasks = 0
+        self.paths = 0
 
-    def order(self, task: dict[str, Any] | None) -> None:
-        """Tell the other ranks to work along with this one; None: to go home.
+    def send_task(self, task: dict[str, Any] | None) -> None:
+        """Have the workers compute along; None: there is nothing more to do.
 
-        A task has a cell's `config`, and as `work` train, score or answer, the latter two with
-        `tuned`: which model is scored or asked.
+        A task has a cell's `config`, the `stage` and `tuned`: which model the stage works on.
         """
-        self.orders += 1
-        self.store.set(f"{ORDER}/{self.orders}", json.dumps(task))
+        self.tasks += 1
+        self.store.set(f"{StoreKey.TASK}/{self.tasks}", json.dumps(task))
 
-    def next_order(self) -> dict[str, Any] | None:
-        """Wait for rank 0's next order, however long it takes; None: there are no more."""
-        self.orders += 1
-        self._await([f"{ORDER}/{self.orders}"])
-        found: dict[str, Any] | None = json.loads(self.store.get(f"{ORDER}/{self.orders}"))
-        return found
+    def next_task(self) -> dict[str, Any] | None:
+        """Wait for rank 0's next task, however long it takes; None: there are no more."""
+        self.tasks += 1
+        self._wait_for([f"{StoreKey.TASK}/{self.tasks}"])
+        task: dict[str, Any] | None = json.loads(self.store.get(f"{StoreKey.TASK}/{self.tasks}"))
+        return task
 
-    def part(self) -> None:
-        """Say goodbye: rank 0 waits a moment for the others, whose store may end with it."""
-        self.store.set(f"{GONE}/{rank()}", "")
-        others = [f"{GONE}/{other}" for other in range(processes())]
-        ends = time.monotonic() + FAREWELL
-        while rank() == 0 and not self.store.check(others) and time.monotonic() < ends:
-            time.sleep(PAUSE)
+    def leave(self) -> None:
+        """Leave; rank 0 waits a moment for the others, whose store may end with it."""
+        self.store.set(f"{StoreKey.LEFT}/{rank()}", "")
+        keys = [f"{StoreKey.LEFT}/{number}" for number in range(world_size())]
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while rank() == 0 and not self.store.check(keys) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
-    def meet(self, device: torch.device) -> None:
+    def connect(self, device: torch.device) -> None:
         """Wait until every rank holds its model, then connect them: GPUs by NCCL, CPUs by gloo."""
-        self.store.set(f"{READY}/{self.orders}/{rank()}", "")
-        self._await([f"{READY}/{self.orders}/{other}" for other in range(processes())])
+        self.store.set(f"{StoreKey.READY}/{self.tasks}/{rank()}", "")
+        self._wait_for([f"{StoreKey.READY}/{self.tasks}/{n}" for n in range(world_size())])
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if not distributed.is_initialized():
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-                store=self.group,
+                store=self.collectives,
                 rank=rank(),
-                world_size=processes(),
-                timeout=PATIENCE,
+                world_size=world_size(),
+                timeout=COLLECTIVE_TIMEOUT,
             )
 
-    def agreed(self, path: Path | None) -> Path | None:
+    def broadcast_path(self, path: Path | None) -> Path | None:
         """Return the path that rank 0 passes, or None; what the others pass does not count."""
-        self.agreements += 1
-        key = f"{AGREED}/{self.agreements}"
+        self.paths += 1
+        key = f"{StoreKey.PATH}/{self.paths}"
         if rank() == 0:
             self.store.set(key, json.dumps(None if path is None else str(path)))
             return path
-        self._await([key])
-        found = json.loads(self.store.get(key))
-        return None if found is None else Path(found)
+        self._wait_for([key])
+        text = json.loads(self.store.get(key))
+        return None if text is None else Path(text)
 
-    def failure(self) -> tuple[int, str] | None:
-        """Return (rank, why) of the first to fail; None: all are in step."""
-        if not self.store.check([FAILED]):
+    def first_failure(self) -> tuple[int, str] | None:
+        """Return (rank, reason) of the first rank that failed; None where none has."""
+        if not self.store.check([StoreKey.FAILURE]):
             return None
-        number, why = json.loads(self.store.get(FAILED))
-        return int(number), str(why)
+        number, reason = json.loads(self.store.get(StoreKey.FAILURE))
+        return int(number), str(reason)
 
-    def fail(self, error: Exception) -> tuple[int, str]:
-        """Put this rank's failure down, unless another one failed before; return the first."""
-        why = ENDED if broken(error) else " ".join(str(error).split()) or type(error).__name__
-        first = self.store.compare_set(FAILED, "", json.dumps([rank(), why]))
-        number, why = json.loads(first)
-        return int(number), str(why)
+    def report_failure(self, error: Exception) -> tuple[int, str]:
+        """Note this rank's failure, unless another one failed before; return the first."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = RANK_ENDED if is_connection_error(error) else reason
+        first = self.store.compare_set(StoreKey.FAILURE, "", json.dumps([rank(), reason]))
+        number, reason = json.loads(first)
+        return int(number), str(reason)
 
-    def _await(self, keys: Sequence[str]) -> None:
+    def _wait_for(self, keys: Sequence[str]) -> None:
         while not self.store.check(list(keys)):
-            if (failure := self.failure()) is not None:
+            if (failure := self.first_failure()) is not None:
                 raise RunError(failure[1])
-            time.sleep(PAUSE)
+            time.sleep(POLL_SECONDS)
 
 
 @cache
-def together() -> Together:
+def process_group() -> ProcessGroup:
     """Return this process among the others, once it has found their store."""
-    store, *_ = next(rendezvous("env://", timeout=PATIENCE))
-    return Together(PrefixStore(f"qlora_repro/{os.environ.get(ATTEMPT, 0)}", store))
+    store, *_ = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
+    return ProcessGroup(PrefixStore(f"qlora_repro/{os.environ.get(RESTART_COUNT, 0)}", store))
 
 
-ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # with --max-restarts the store outlives the processes
-
-
-def broken(error: Exception) -> bool:
+def is_connection_error(error: Exception) -> bool:
     """Whether an error says no more than that another process is gone.
 
-    >>> broken(RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:3822"))
+    >>> is_connection_error(RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:38"))
     True
-    >>> broken(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    >>> is_connection_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     False
     """
     if isinstance(error, distributed.DistError):
         return True
-    return type(error) is RuntimeError and any(word in str(error) for word in BROKEN)
+    return type(error) is RuntimeError and any(word in str(error) for word in CONNECTION_ERRORS)
 
 
-def failed_elsewhere() -> bool:
-    """Whether another rank failed first, and so has said why."""
-    if processes() == 1:
+def other_rank_failed() -> bool:
+    """Whether another rank failed first, and so has printed the reason."""
+    if world_size() == 1:
         return False
-    failure = together().failure()
+    failure = process_group().first_failure()
     return failure is not None and failure[0] != rank()
 
 
-def out_of_step() -> bool:
+def any_rank_failed() -> bool:
     """Whether a rank failed: nothing more can be computed together."""
-    return processes() > 1 and together().failure() is not None
+    return world_size() > 1 and process_group().first_failure() is not None
 
 
 @contextmanager
-def in_step() -> Iterator[None]:
-    """Enclose what every rank does alike: what fails here fails for all.
+def shared_failure() -> Iterator[None]:
+    """Enclose what every rank computes: what fails here fails for all.
 
-    Raises RunError, in the words of the rank that failed first, where that was not this one.
+    Raises:
+        RunError: With the reason of the rank that failed first, where that was not this one.
     """
-    if processes() == 1:
+    if world_size() == 1:
         yield
         return
     try:
         yield
     except Exception as error:
-        number, why = together().fail(error)
-        if number != rank() or broken(error):
-            raise RunError(why) from error
+        number, reason = process_group().report_failure(error)
+        if number != rank() or is_connection_error(error):
+            raise RunError(reason) from error
         raise
 
 
@@ -190,12 +205,12 @@ def compute_locally(
 def distribute(
     pieces: Sequence[Piece], compute: Callable[[Sequence[Piece]], Sequence[Result]]
 ) -> list[Result]:
-    """Compute every so-manyth piece in this rank and the others in the other ranks.
+    """Compute the pieces in turn by rank: the first in rank 0, the second in rank 1, and so on.
 
-    All ranks must pass the same pieces, after they have met; each returns all results.
+    All ranks must pass the same pieces, once they are connected; each returns all results.
     """
-    many = processes()
-    mine = pieces[rank() :: many]
-    parts: list[Any] = [None] * many
+    ranks = world_size()
+    mine = pieces[rank() :: ranks]
+    parts: list[Any] = [None] * ranks
     distributed.all_gather_object(parts, list(compute(mine)) if mine else [])  # gloo, on the host
-    return [parts[number % many][number // many] for number in range(len(pieces))]
+    return [parts[number % ranks][number // ranks] for number in range(len(pieces))]

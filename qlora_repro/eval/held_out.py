@@ -1,6 +1,7 @@
-"""A sequence classifier on held-out rows (the GLUE column of Table 3): accuracy, or correlation.
+"""Scores on rows held out of training: a classifier's, and RougeL of greedy answers.
 
-RougeL of greedy answers to held-out targets (paper: Figures 2 and 4, Table 3).
+Classifiers are the GLUE column of Table 3: accuracy, or correlation for a regression. RougeL
+against the rows' targets is that of Figures 2 and 4 and of Table 3.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,17 +13,18 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 from torch import Tensor
 
-from qlora_repro.data.tokenization import read_label
+from qlora_repro.data.tokenization import parse_label
 from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.eval.metrics import mean_metric
-from qlora_repro.model.state_guard import quiet, untouched
+from qlora_repro.model.library_logging import silence_lm_eval
+from qlora_repro.model.state_guard import preserve_model_state
 from qlora_repro.records import Answer, Example, Metric
 
 Records = tuple[list[Metric], list[Answer]]
-TASK = "held_out"
+HELD_OUT_TASK = "held_out"
 
 
-def classify(
+def evaluate_classifier(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Example],
@@ -46,15 +48,15 @@ def classify(
         outputs: list[float] = (logits.squeeze(1) if regression else logits.argmax(dim=-1)).tolist()
         return outputs
 
-    with untouched(model, tokenizer):
+    with preserve_model_state(model, tokenizer):
         by_batch = distribute(batches, lambda some: [reply_to(batch) for batch in some])
     replies = [reply for batch in by_batch for reply in batch]
-    targets = [read_label(row.target, model.config.num_labels) for row in rows]
+    targets = [parse_label(row.target, model.config.num_labels) for row in rows]
     name = "squared_error" if regression else "acc"
     answers = [
         Answer(
             run_id=run_id,
-            task=TASK,
+            task=HELD_OUT_TASK,
             name=name,
             doc_id=number,
             doc_hash=hash_string(f"{row.source}\0{row.target}"),
@@ -64,7 +66,7 @@ def classify(
         for number, (row, reply, target) in enumerate(zip(rows, replies, targets, strict=True))
     ]
     values = [answer.value for answer in answers]
-    metrics = list(mean_metric(values, run_id=run_id, task=TASK, name=name))
+    metrics = list(mean_metric(values, run_id=run_id, task=HELD_OUT_TASK, name=name))
     return [*metrics, *(_correlations(replies, targets, run_id) if regression else ())], answers
 
 
@@ -75,7 +77,9 @@ def _correlations(
     varied = len(set(replies)) > 1 and len(set(targets)) > 1
     for name, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         value = float(correlate(replies, targets).statistic) if varied else None
-        yield Metric(run_id=run_id, task=TASK, name=name, value=value, stderr=None, n=len(replies))
+        yield Metric(
+            run_id=run_id, task=HELD_OUT_TASK, name=name, value=value, stderr=None, n=len(replies)
+        )
 
 
 def rouge_l(answer: str, target: str) -> float:
@@ -92,7 +96,7 @@ def rouge_l(answer: str, target: str) -> float:
     return float(scorer.score(target, answer)["rougeL"].fmeasure)
 
 
-def rouge(
+def score_rouge(
     rows: Sequence[Example], replies: Sequence[str], *, run_id: str
 ) -> tuple[list[Metric], list[Answer]]:
     """Score the reply to each row's source against its target."""
@@ -114,7 +118,7 @@ def rouge(
     return list(mean_metric(values, run_id=run_id, task="rouge", name="rougeL")), answers
 
 
-def greedy(
+def generate_greedily(
     model: Any,
     tokenizer: Any,
     sources: Sequence[str],
@@ -134,9 +138,11 @@ def greedy(
     replies = [""] * len(sources)
 
     def answer(some: Sequence[list[int]]) -> list[list[str]]:
-        return [_answers(model, tokenizer, [sources[k] for k in b], max_new_tokens) for b in some]
+        return [
+            _generate_batch(model, tokenizer, [sources[k] for k in b], max_new_tokens) for b in some
+        ]
 
-    with quiet(), untouched(model, tokenizer):
+    with silence_lm_eval(), preserve_model_state(model, tokenizer):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         seq2seq = bool(model.config.is_encoder_decoder)
@@ -147,14 +153,16 @@ def greedy(
     return replies
 
 
-def _answers(model: Any, tokenizer: Any, sources: list[str], max_new_tokens: int) -> list[str]:
+def _generate_batch(
+    model: Any, tokenizer: Any, sources: list[str], max_new_tokens: int
+) -> list[str]:
     read = tokenizer(sources, return_tensors="pt", padding=True)
-    written = generated(model, tokenizer, read, max_new_tokens=max_new_tokens)
+    written = generate_tokens(model, tokenizer, read, max_new_tokens=max_new_tokens)
     texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
     return texts
 
 
-def generated(model: Any, tokenizer: Any, read: Any, *, max_new_tokens: int) -> torch.Tensor:
+def generate_tokens(model: Any, tokenizer: Any, read: Any, *, max_new_tokens: int) -> torch.Tensor:
     """Return the new tokens of a greedy batch, (B, at most max_new_tokens)."""
     ids: torch.Tensor = model.generate(
         input_ids=read["input_ids"].to(model.device),

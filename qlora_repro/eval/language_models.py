@@ -1,6 +1,7 @@
-"""lm-eval's wrapper of a model whose requests are divided among processes that each hold it.
+"""lm-eval's wrappers of a model: one divides requests among processes, one shares contexts.
 
-Likelihoods of several answers to one question, with the question read once.
+Each process holds the whole model and answers its part of the requests. The likelihoods of several
+answers to one question are computed with the question read once.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from torch import Tensor
 from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.errors import RunError
 
-Answer = Callable[[list[Instance]], Sequence[Any]]  # one result a request
+AnswerRequests = Callable[[list[Instance]], Sequence[Any]]  # one result a request
 
 
 class DistributedLM(HFLM):
@@ -45,7 +46,7 @@ class DistributedLM(HFLM):
         answer = super().generate_until
         return self._divide(requests, lambda some: answer(some, disable_tqdm=disable_tqdm))
 
-    def _divide(self, requests: list[Instance], answer: Answer) -> list[Any]:
+    def _divide(self, requests: list[Instance], answer: AnswerRequests) -> list[Any]:
         """Answer the requests of one context in one process, and longest contexts first.
 
         Raises RunError where the processes do not ask the same.
@@ -58,15 +59,16 @@ class DistributedLM(HFLM):
         groups = sorted(by_context.values(), key=lambda group: -len(requests[group[0]].args[0]))
 
         def answer_groups(some: Sequence[list[int]]) -> list[tuple[str, list[Any]]]:
-            asked = [requests[number] for group in some for number in group]
-            results = iter(answer(asked))
-            return [(_digest(requests, group), [next(results) for _ in group]) for group in some]
+            results = iter(answer([requests[number] for group in some for number in group]))
+            return [
+                (_digest_group(requests, group), [next(results) for _ in group]) for group in some
+            ]
 
         answered: list[Any] = [None] * len(requests)
-        for group, (asked, results) in zip(
+        for group, (digest, results) in zip(
             groups, self.distribute(groups, answer_groups), strict=True
         ):
-            if asked != _digest(requests, group):
+            if digest != _digest_group(requests, group):
                 raise RunError(
                     "the processes drew different questions for the same task; check that all "
                     "read the same data set and that the task's code draws by a fixed seed"
@@ -76,7 +78,7 @@ class DistributedLM(HFLM):
         return answered
 
 
-def _digest(requests: Sequence[Instance], group: Sequence[int]) -> str:
+def _digest_group(requests: Sequence[Instance], group: Sequence[int]) -> str:
     return hashlib.sha256(repr([requests[number].args for number in group]).encode()).hexdigest()
 
 
@@ -106,13 +108,13 @@ class SharedContextLM(DistributedLM):
         size = override_bs or int(self.batch_size)
         for start in range(0, len(contexts), size):
             batch = contexts[start : start + size]
-            asked = [
+            pairs = [
                 (row, number) for row, tokens in enumerate(batch) for number in waiting[tokens]
             ]
-            answers = [(row, requests[number][2]) for row, number in asked]
-            for (_, number), score in zip(asked, self._scores(batch, answers), strict=True):
+            answers = [(row, requests[number][2]) for row, number in pairs]
+            for (_, number), score in zip(pairs, self._scores(batch, answers), strict=True):
                 scores[number] = score
-            bar.update(len(asked))
+            bar.update(len(pairs))
         bar.close()
         return scores
 
@@ -122,7 +124,7 @@ class SharedContextLM(DistributedLM):
         """Yield (log-likelihood in nats, is it greedy) of each answer. B contexts, V tokens."""
         room = self.max_length - max(len(tokens) for _, tokens in answers)
         ids, mask = self._left_padded([tokens[-room:] for tokens in contexts])  # (B, T) each
-        first, cache = self._read(ids, mask, (mask.cumsum(1) - 1).clamp_min(0), keep=1)
+        first, cache = self._log_probabilities(ids, mask, (mask.cumsum(1) - 1).clamp_min(0), keep=1)
         pairs = sorted({(row, tuple(tokens[:-1])) for row, tokens in answers if len(tokens) > 1})
         later = self._continue(pairs, mask, cache) if pairs else None  # (P, L, V)
         for row, tokens in answers:
@@ -144,11 +146,11 @@ class SharedContextLM(DistributedLM):
         ids = torch.tensor(filled, device=mask.device)  # (P, L); what pads comes last and is unread
         cache.batch_select_indices(rows)
         positions = mask[rows].sum(1, keepdim=True) + torch.arange(longest, device=mask.device)
-        return self._read(ids, torch.cat([mask[rows], torch.ones_like(ids)], 1), positions, cache)[
-            0
-        ]
+        return self._log_probabilities(
+            ids, torch.cat([mask[rows], torch.ones_like(ids)], 1), positions, cache
+        )[0]
 
-    def _read(
+    def _log_probabilities(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any = None, *, keep: int = 0
     ) -> tuple[Tensor, Any]:
         """Return float32 log-probabilities of the last `keep` positions (0: all) and the cache."""

@@ -1,35 +1,40 @@
-"""lm-eval's results as records: aggregates with standard errors, and one answer a question."""
+"""lm-eval's samples as records: aggregates with standard errors, and one answer a question."""
 
 import math
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lm_eval.api.metrics import mean as lm_eval_mean
 
 from qlora_repro.records import Answer, Metric
+from qlora_repro.stats.intervals import bootstrap_stderr
 
 Sample = Mapping[str, Any]
-RESAMPLES = 200  # for the standard error of a score that is not a mean, such as F1
 
 
-def number(value: Any) -> float | None:
+def finite_or_none(value: Any) -> float | None:
     """Return a score as a float; None when there is none, or it is no finite number.
 
-    >>> number(True), number(None), number(float("nan")), number((0, 1))
+    >>> finite_or_none(True), finite_or_none(None), finite_or_none(math.nan), finite_or_none((0, 1))
     (1.0, None, None, None)
     """
     try:
-        found = float(value)
+        score = float(value)
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return score if math.isfinite(score) else None
+
+
+def finite_scores(values: Sequence[Any]) -> list[float]:
+    """Return the scores among some values, in order."""
+    return [score for value in values if (score := finite_or_none(value)) is not None]
 
 
 def mean_of_scored(values: Sequence[Any]) -> float:
     """Average what has a score; nan when nothing has. lm-eval's own mean fails on a None."""
-    scored = [found for value in values if (found := number(value)) is not None]
+    scored = finite_scores(values)
     return sum(scored) / len(scored) if scored else math.nan
 
 
@@ -38,7 +43,7 @@ def mean_metric(values: Sequence[Any], *, run_id: str, task: str, name: str) -> 
 
     `n` counts the scored questions; the metric `<name>_missing` counts all of them.
     """
-    scored = [found for value in values if (found := number(value)) is not None]
+    scored = finite_scores(values)
     average = sum(scored) / len(scored) if scored else None
     stderr = None
     if average is not None and len(scored) > 1:
@@ -56,22 +61,7 @@ def mean_metric(values: Sequence[Any], *, run_id: str, task: str, name: str) -> 
         )
 
 
-def resampled_stderr(
-    aggregate: Callable[[Sequence[Any]], float], values: Sequence[Any]
-) -> float | None:
-    """Return the bootstrap standard error of an aggregate that is not a mean."""
-    if len(values) < 2:
-        return None
-    rng = random.Random(0)
-    drawn = [number(aggregate(rng.choices(values, k=len(values)))) for _ in range(RESAMPLES)]
-    found = [value for value in drawn if value is not None]
-    centre = sum(found) / len(found) if found else 0.0
-    if len(found) < 2:
-        return None
-    return math.sqrt(sum((value - centre) ** 2 for value in found) / (len(found) - 1))
-
-
-def by_metric(samples: Sequence[Sample]) -> dict[tuple[str, str], list[Sample]]:
+def group_by_metric(samples: Sequence[Sample]) -> dict[tuple[str, str], list[Sample]]:
     """Group lm-eval's samples by (metric, the name it is recorded under).
 
     A task may score one reply through several filters; the filter then joins the name.
@@ -88,7 +78,7 @@ def task_metrics(
     samples: Sequence[Sample], *, aggregation: Mapping[str, Any], run_id: str, task: str
 ) -> Iterator[Metric]:
     """Yield every aggregate of one task, with its standard error and its number of questions."""
-    for (metric, name), rows in by_metric(samples).items():
+    for (metric, name), rows in group_by_metric(samples).items():
         values = [row[metric] for row in rows]
         aggregate = aggregation.get(metric, mean_of_scored)
         if aggregate in (mean_of_scored, lm_eval_mean):
@@ -98,15 +88,19 @@ def task_metrics(
             run_id=run_id,
             task=task,
             name=name,
-            value=number(aggregate(values)),
-            stderr=resampled_stderr(aggregate, values),
+            value=finite_or_none(aggregate(values)),
+            stderr=bootstrap_stderr(partial(_finite_aggregate, aggregate), values),
             n=len(values),
         )
 
 
-def answers(samples: Sequence[Sample], *, run_id: str, task: str) -> Iterator[Answer]:
+def _finite_aggregate(aggregate: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> Any:
+    return finite_or_none(aggregate(values))
+
+
+def answer_records(samples: Sequence[Sample], *, run_id: str, task: str) -> Iterator[Answer]:
     """Yield one record a question and metric; a metric that is no number per question has none."""
-    for (metric, name), rows in by_metric(samples).items():
+    for (metric, name), rows in group_by_metric(samples).items():
         for row in rows:
             if isinstance(row[metric], tuple | list | dict):  # F1 keeps (right, chosen) pairs
                 continue
@@ -117,7 +111,7 @@ def answers(samples: Sequence[Sample], *, run_id: str, task: str) -> Iterator[An
                 name=name,
                 doc_id=row["doc_id"],
                 doc_hash=row["doc_hash"],
-                value=number(row[metric]),
+                value=finite_or_none(row[metric]),
                 reply=replies[0] if replies and isinstance(replies[0], str) else "",
             )
 
@@ -130,24 +124,16 @@ def group_metrics(
     The paper's MMLU is the mean of subjects in some reports and of questions in others; lm-eval
     weighs by question. Tasks are fixed, not drawn, so only the questions add to the errors.
     """
-    scored = [part for part in parts if part.value is not None and part.n]
-    total = sum(part.n for part in scored)
+    scored = [(part.value, part) for part in parts if part.value is not None and part.n]
+    total = sum(part.n for _, part in scored)
+    errors = [part.stderr for _, part in scored if part.stderr is not None]
     for label, weights in (
-        (name, [part.n / total for part in scored]),
-        (f"{name}_macro", [1 / len(scored) for _ in scored]),
+        (name, [part.n / total for _, part in scored]),
+        (f"{name}_macro", [1 / len(scored)] * len(scored) if scored else []),
     ):
-        errors = [part.stderr for part in scored if part.stderr is not None]
-        complete = bool(scored) and len(errors) == len(scored)
-        values = [part.value for part in scored if part.value is not None]
-        yield Metric(
-            run_id=run_id,
-            task=task,
-            name=label,
-            value=math.fsum(w * v for w, v in zip(weights, values, strict=True))
-            if values
-            else None,
-            stderr=math.hypot(*(w * e for w, e in zip(weights, errors, strict=True)))
-            if complete
-            else None,
-            n=total,
-        )
+        value = stderr = None
+        if scored:
+            value = math.fsum(w * v for w, (v, _) in zip(weights, scored, strict=True))
+        if scored and len(errors) == len(scored):
+            stderr = math.hypot(*(w * e for w, e in zip(weights, errors, strict=True)))
+        yield Metric(run_id=run_id, task=task, name=label, value=value, stderr=stderr, n=total)

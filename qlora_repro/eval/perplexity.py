@@ -1,8 +1,6 @@
-"""A text cut into windows, and what one model, or two, make of each token in them.
+"""Perplexity on a text, token by token, so that two runs can be paired (paper: Table 2).
 
-Perplexity on a text, token by token, so that two runs can be paired (paper: Table 2).
-
-The 16-bit model that a quantized one is compared with, token by token.
+The text is read in windows, by one model or by a quantized one beside its 16-bit reference.
 """
 
 import math
@@ -14,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlora_repro.config.schema import FULL_PRECISION, DtypeConfig, EvalConfig, ModelConfig
+from qlora_repro.config.registry import FULL_PRECISION
+from qlora_repro.config.schema import DtypeConfig, EvalConfig, ModelConfig
 from qlora_repro.console import say
 from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.errors import ConfigError, DataError
 from qlora_repro.eval.metrics import mean_metric
 from qlora_repro.model.load import load_base
-from qlora_repro.model.state_guard import untouched
-from qlora_repro.records import LOSS, PERPLEXITY, Metric
+from qlora_repro.model.state_guard import preserve_model_state
+from qlora_repro.records import LOSS, PERPLEXITY, Answer, Metric
 
 
 @dataclass(frozen=True)
@@ -29,26 +28,26 @@ class Window:
     """Some consecutive tokens of a text."""
 
     ids: Sequence[int]
-    new: int  # of the last so many the loss counts; the others are context
+    new: int  # how many at its end are scored; the others are context
 
 
 @dataclass(frozen=True)
-class Compared:
+class TokenComparison:
     """One token's next-token distribution against the reference model's."""
 
     kl: float  # nats: how much the reference's samples cost more to code, never below zero
     same_top: float  # 1.0 when both find the same token the likeliest, else 0.0
 
 
-def cut(ids: Sequence[int], *, window: int, stride: int) -> list[Window]:
-    """Cut a text into windows in which every token is new once; the first token of all never is.
+def cut_windows(ids: Sequence[int], *, window: int, stride: int) -> list[Window]:
+    """Cut a text into windows in which every token but the text's first is new once.
 
-    A token without context has no loss, so that with `stride == window` the first of each window is
-    not scored. A last window of one such token is left out.
+    A token without context has no loss: with `stride == window` the first token of each window is
+    not scored, and a last window of one such token is dropped.
 
-    >>> [(list(w.ids), w.new) for w in cut(range(6), window=4, stride=2)]
+    >>> [(list(w.ids), w.new) for w in cut_windows(range(6), window=4, stride=2)]
     [([0, 1, 2, 3], 3), ([2, 3, 4, 5], 2)]
-    >>> [(list(w.ids), w.new) for w in cut(range(7), window=4, stride=4)]
+    >>> [(list(w.ids), w.new) for w in cut_windows(range(7), window=4, stride=4)]
     [([0, 1, 2, 3], 3), ([4, 5, 6], 2)]
     """
     windows = []
@@ -67,34 +66,36 @@ def cut(ids: Sequence[int], *, window: int, stride: int) -> list[Window]:
 def window_losses(model: Any, windows: Sequence[Window]) -> list[float]:
     """Return the losses of the new tokens of a batch of windows, one window after the other."""
     losses: list[float] = []
-    for logits, targets in _new_tokens(_logits(model, windows), windows):
+    for logits, targets in _scored_tokens(_batch_logits(model, windows), windows):
         losses += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
     return losses
 
 
-def compare(
+def compare_windows(
     model: Any, reference: Any, windows: Sequence[Window]
-) -> tuple[list[float], list[Compared]]:
+) -> tuple[list[float], list[TokenComparison]]:
     """Return the model's losses on the new tokens, and its distributions against the reference's.
 
     The divergence is D(reference || model) over the whole vocabulary, in float32; what rounding
     leaves below zero is zero.
     """
     losses: list[float] = []
-    compared: list[Compared] = []
-    mine = _new_tokens(_logits(model, windows), windows)
-    theirs = _new_tokens(_logits(reference, windows), windows)
-    for (logits, targets), (expected, _) in zip(mine, theirs, strict=True):
+    compared: list[TokenComparison] = []
+    ours = _scored_tokens(_batch_logits(model, windows), windows)
+    theirs = _scored_tokens(_batch_logits(reference, windows), windows)
+    for (logits, targets), (expected, _) in zip(ours, theirs, strict=True):
         q = logits.log_softmax(dim=-1)  # (M, V)
         p = expected.to(q.device).log_softmax(dim=-1)  # (M, V)
         kl = (p.exp() * (p - q)).sum(dim=-1).clamp_min(0)  # (M,)
         same = (p.argmax(dim=-1) == q.argmax(dim=-1)).float()  # (M,)
         losses += (-q.gather(1, targets[:, None])).squeeze(1).tolist()
-        compared += [Compared(*pair) for pair in zip(kl.tolist(), same.tolist(), strict=True)]
+        compared += [
+            TokenComparison(*pair) for pair in zip(kl.tolist(), same.tolist(), strict=True)
+        ]
     return losses, compared
 
 
-def _logits(model: Any, windows: Sequence[Window]) -> Tensor:
+def _batch_logits(model: Any, windows: Sequence[Window]) -> Tensor:
     """Return (B, T, V): B windows, filled up to the T tokens of the longest."""
     longest = max(len(window.ids) for window in windows)
     ids = torch.zeros(len(windows), longest, dtype=torch.long, device=model.device)
@@ -106,7 +107,7 @@ def _logits(model: Any, windows: Sequence[Window]) -> Tensor:
     return logits
 
 
-def _new_tokens(logits: Tensor, windows: Sequence[Window]) -> Iterator[tuple[Tensor, Tensor]]:
+def _scored_tokens(logits: Tensor, windows: Sequence[Window]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (logits (M, V) in float32, targets (M,)) of each window's M new tokens."""
     for row, window in enumerate(windows):
         end = len(window.ids)
@@ -115,8 +116,8 @@ def _new_tokens(logits: Tensor, windows: Sequence[Window]) -> Iterator[tuple[Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a text is read."""
+class Windowing:
+    """How a text is cut into windows."""
 
     window: int  # tokens
     stride: int | None = None  # tokens from one window to the next; None: `window`
@@ -125,26 +126,26 @@ class Reading:
 
     @property
     def name(self) -> str:
-        """Tell readings apart: tokens scored in other contexts are other questions.
+        """Tell windowings apart: tokens scored in other contexts are other questions.
 
-        >>> Reading(window=512).name, Reading(window=512, stride=128).name
+        >>> Windowing(window=512).name, Windowing(window=512, stride=128).name
         ('512', '512/128')
         """
-        whole = self.stride in (None, self.window)
-        return str(self.window) if whole else f"{self.window}/{self.stride}"
+        overlaps = self.stride not in (None, self.window)
+        return f"{self.window}/{self.stride}" if overlaps else str(self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLosses:
     """Negative log-likelihoods of a text's tokens, in nats, in the order of the text.
 
-    Two models with one tokenizer and one reading have the same tokens in the same places.
+    Two models with one tokenizer and one windowing have the same tokens at the same positions.
     """
 
     losses: list[float]
     ids: list[int]  # the token that each loss is about
-    reading: str = ""
-    compared: list[Compared] = field(default_factory=list)  # empty without a reference model
+    windowing: str = ""  # the name of one
+    compared: list[TokenComparison] = field(default_factory=list)  # empty without a reference model
 
     @property
     def mean(self) -> float:
@@ -169,14 +170,36 @@ class TokenLosses:
             (PERPLEXITY, self.perplexity, None if stderr is None else self.perplexity * stderr),
             (LOSS, mean, stderr),
         )
-        found = [
+        metrics = [
             Metric(run_id=run_id, task=PERPLEXITY, name=name, value=value, stderr=error, n=n)
             for name, value, error in values
         ]
         for name in ("kl", "same_top") if self.compared else ():
             scores = [getattr(token, name) for token in self.compared]
-            found += mean_metric(scores, run_id=run_id, task=PERPLEXITY, name=name)
-        return found
+            metrics += mean_metric(scores, run_id=run_id, task=PERPLEXITY, name=name)
+        return metrics
+
+    def answers(self, *, run_id: str) -> list[Answer]:
+        """Return a record a token and score, so that two runs on one text can be paired.
+
+        The document is the token at its position, in the context that the windowing gives it.
+        """
+        scores = {LOSS: self.losses}
+        if self.compared:
+            scores["kl"] = [token.kl for token in self.compared]
+            scores["same_top"] = [token.same_top for token in self.compared]
+        return [
+            Answer(
+                run_id=run_id,
+                task=PERPLEXITY,
+                name=name,
+                doc_id=position,
+                doc_hash=f"{self.windowing}:{position}:{token}",
+                value=value,
+            )
+            for name, values in scores.items()
+            for position, (token, value) in enumerate(zip(self.ids, values, strict=True))
+        ]
 
 
 def read_text(path: str) -> str:
@@ -193,78 +216,91 @@ def read_text(path: str) -> str:
     return text
 
 
-def perplexity(
+def measure_perplexity(
     model: Any,
     tokenizer: Any,
     text: str,
     *,
-    reading: Reading,
+    windowing: Windowing,
     reference: Any = None,
     distribute: Distribute = compute_locally,
 ) -> TokenLosses:
     """Score a text in windows, each token once.
 
-    The token ids, with the tokenizer's own first token and no last one, are cut after
-    `max_tokens`. Windows that do not overlap are what the GPTQ line of work and the paper use: a
-    window of W tokens gives W - 1 losses, since its first token has no context. With a stride below
-    the window, a window's first tokens were scored in the one before and are context alone, so that
-    each token but the text's first has at least `window - stride` tokens before it.
+    Windows that do not overlap are what the GPTQ line of work and the paper use: a window of W
+    tokens gives W - 1 losses, since its first token has no context. With a stride below the window,
+    a window's first tokens were scored in the one before and are context alone, so that each token
+    but the text's first has at least `window - stride` tokens before it. Models are left as they
+    were.
 
-    `reference` is a second model with the same tokenizer, which reads the same windows; each
-    token's distribution is then compared with its. Leaves both models as it found them. Raises
-    ConfigError for a reading that cannot be, DataError for a text of less than two tokens.
+    Args:
+        model: A decoder-only model.
+        tokenizer: Its tokenizer, whose own first token is read too, and no last one.
+        text: The text.
+        windowing: How it is cut.
+        reference: A second model with the same tokenizer, which reads the same windows; each
+            token's distribution is then compared with its.
+        distribute: Divides the windows among processes.
+
+    Raises:
+        ConfigError: The windowing cannot be, or the model reads with an encoder.
+        DataError: The text has less than two tokens.
     """
-    _check(model, reading)
-    ids = tokenizer(text, verbose=False)["input_ids"][: reading.max_tokens]
+    _check_windowing(model, windowing)
+    ids = tokenizer(text, verbose=False)["input_ids"][: windowing.max_tokens]
     if len(ids) < 2:
         raise DataError(
             f"the text for perplexity has {len(ids)} tokens, and must have at least 2: the first "
             "has no context to be predicted from"
         )
-    windows = cut(ids, window=reading.window, stride=reading.stride or reading.window)
-    size = reading.batch_size
+    windows = cut_windows(ids, window=windowing.window, stride=windowing.stride or windowing.window)
+    size = windowing.batch_size
     batches = [windows[start : start + size] for start in range(0, len(windows), size)]
 
-    def read(batch: Sequence[Window]) -> tuple[list[float], list[Compared]]:
+    def read_windows(batch: Sequence[Window]) -> tuple[list[float], list[TokenComparison]]:
         if reference is None:
             return window_losses(model, batch), []
-        return compare(model, reference, batch)
+        return compare_windows(model, reference, batch)
 
-    with untouched(model, tokenizer), untouched(reference or model, tokenizer):
-        by_batch = distribute(batches, lambda some: [read(batch) for batch in some])
+    with (
+        preserve_model_state(model, tokenizer),
+        preserve_model_state(reference or model, tokenizer),
+    ):
+        by_batch = distribute(batches, lambda some: [read_windows(batch) for batch in some])
     return TokenLosses(
         losses=[loss for losses, _ in by_batch for loss in losses],
-        ids=_scored(windows),
-        reading=reading.name,
+        ids=_scored_ids(windows),
+        windowing=windowing.name,
         compared=[token for _, tokens in by_batch for token in tokens],
     )
 
 
-def _scored(windows: list[Window]) -> list[int]:
+def _scored_ids(windows: list[Window]) -> list[int]:
     return [token for window in windows for token in window.ids[-window.new :]]
 
 
-def _check(model: Any, reading: Reading) -> None:
+def _check_windowing(model: Any, windowing: Windowing) -> None:
     if model.config.is_encoder_decoder:
         raise ConfigError(
             f"perplexity needs a decoder-only model, and {type(model).__name__} reads with an "
             "encoder; use eval.perplexity_file=null"
         )
-    if reading.window < 2:
+    if windowing.window < 2:
         raise ConfigError(
-            f"eval.perplexity_window is {reading.window}, and must be at least 2 tokens"
+            f"eval.perplexity_window is {windowing.window}, and must be at least 2 tokens"
         )
-    if reading.stride is not None and not 1 <= reading.stride <= reading.window:
+    if windowing.stride is not None and not 1 <= windowing.stride <= windowing.window:
         raise ConfigError(
-            f"eval.perplexity_stride is {reading.stride}, and must be from 1 to "
-            f"eval.perplexity_window={reading.window}, so that no token is left out"
+            f"eval.perplexity_stride is {windowing.stride}, and must be from 1 to "
+            f"eval.perplexity_window={windowing.window}, so that no token is left out"
         )
 
 
-def reference(model: ModelConfig, dtype: DtypeConfig, cfg: EvalConfig) -> Any:
-    """Return the model with no layer quantized and in the same compute type; None when not asked.
+def load_reference(model: ModelConfig, dtype: DtypeConfig, cfg: EvalConfig) -> Any:
+    """Return the model with no layer quantized, in the same compute type, to compare with.
 
-    A 16-bit model has no other to be compared with. The caller holds both models in memory.
+    None where the eval section does not ask for it, and for a model that is not quantized. The
+    caller holds both models in memory.
     """
     if not (cfg.reference and cfg.perplexity_file) or dtype.name in FULL_PRECISION:
         return None

@@ -14,8 +14,8 @@ from qlora_repro.errors import ConfigError
 from qlora_repro.eval import metrics
 from qlora_repro.records import Metric
 
-TASKS = Path(__file__).parent / "tasks"
-OUTER = " \t\n.,;:!?\"'`()[]{}"  # no minus sign: -3 is not 3
+TASK_FOLDER = Path(__file__).parent / "tasks"
+OUTER_CHARACTERS = " \t\n.,;:!?\"'`()[]{}"  # no minus sign: -3 is not 3
 
 
 class Question(Protocol):
@@ -31,14 +31,16 @@ class Question(Protocol):
     def choices(self) -> Sequence[str]: ...
 
 
-def held_out(tasks: list[str] | None, *, per_task: int | None, seed: int) -> list[Question]:
+def held_out_questions(
+    tasks: list[str] | None, *, per_task: int | None, seed: int
+) -> list[Question]:
     """Draw the questions of both tasks from seeds that training never uses."""
     if per_task is None or per_task < 1:
         raise ConfigError(
             f"eval.n is {per_task}, and the procedural tasks need a number of questions per task, "
             "such as eval.n=20"
         )
-    return list(procedural.held_out(tasks, per_task=per_task, seed=seed))
+    return list(procedural.draw_test_questions(tasks, per_task=per_task, seed=seed))
 
 
 def choice_doc(question: Question, *, template: str) -> dict[str, Any]:
@@ -50,8 +52,8 @@ def choice_doc(question: Question, *, template: str) -> dict[str, Any]:
     choices = list(question.choices)
     return {
         "task": question.task,
-        "prompt": templates.render(template, question.question),
-        "choices": [templates.target(template, choice) for choice in choices],
+        "prompt": templates.render_prompt(template, question.question),
+        "choices": [templates.render_target(template, choice) for choice in choices],
         "gold": choices.index(question.answer),
     }
 
@@ -60,47 +62,49 @@ def exact_doc(question: Question, *, template: str) -> dict[str, Any]:
     """Return the document of a question whose answer the model writes."""
     return {
         "task": question.task,
-        "prompt": templates.render(template, question.question),
+        "prompt": templates.render_prompt(template, question.question),
         "answer": question.answer,
     }
 
 
-DOCS: dict[str, Callable[..., dict[str, Any]]] = {
+DOCUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "procedural_mc": choice_doc,
     "procedural_exact": exact_doc,
 }
 
 
-def specification(
+def build_task(
     name: str, questions: Sequence[Question], *, template: str, max_new_tokens: int
 ) -> dict[str, Any]:
     """Return an lm-eval task configuration: the YAML of `name` with its questions filled in."""
     if name == "procedural_mc":  # a question with one choice has nothing to choose
         questions = [question for question in questions if len(question.choices) > 1]
-    rows = [DOCS[name](question, template=template) for question in questions]
+    rows = [DOCUMENTS[name](question, template=template) for question in questions]
     test = datasets.Dataset.from_list(rows)
-    spec: dict[str, Any] = load_yaml(TASKS / f"{name}.yaml")
+    spec: dict[str, Any] = load_yaml(TASK_FOLDER / f"{name}.yaml")
     spec["custom_dataset"] = lambda **metadata: {"test": test}
     if spec["output_type"] == "generate_until":
         spec["generation_kwargs"] = {**spec["generation_kwargs"], "max_gen_toks": max_new_tokens}
     return spec
 
 
-def normalize(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """Lower the case, fold spaces, and drop outer spaces and punctuation.
 
-    >>> normalize("  Tuesday. "), normalize("-3"), normalize("a  B!")
+    >>> normalize_answer("  Tuesday. "), normalize_answer("-3"), normalize_answer("a  B!")
     ('tuesday', '-3', 'a b')
     """
-    return re.sub(r"\s+", " ", answer).strip(OUTER).lower()
+    return re.sub(r"\s+", " ", answer).strip(OUTER_CHARACTERS).lower()
 
 
 def exact_match(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Score one written answer: 1.0 when it equals the right one after `normalize`."""
-    return {"exact_match": float(normalize(results[0]) == normalize(doc["answer"]))}
+    """Score one written answer: 1.0 when it equals the right one after `normalize_answer`."""
+    return {"exact_match": float(normalize_answer(results[0]) == normalize_answer(doc["answer"]))}
 
 
-def details(samples: Sequence[Mapping[str, Any]], *, run_id: str, task: str) -> Iterator[Metric]:
+def detail_metrics(
+    samples: Sequence[Mapping[str, Any]], *, run_id: str, task: str
+) -> Iterator[Metric]:
     """Yield what an embedded task adds: accuracy by kind of question, and the level of chance."""
     kinds: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for sample in samples:
@@ -114,16 +118,16 @@ def details(samples: Sequence[Mapping[str, Any]], *, run_id: str, task: str) -> 
             run_id=run_id,
             task=task,
             name="chance",
-            value=chance(samples),
+            value=chance_accuracy(samples),
             stderr=None,  # the choices are given, not drawn
             n=len(samples),
         )
 
 
-def chance(samples: Sequence[Mapping[str, Any]]) -> float:
+def chance_accuracy(samples: Sequence[Mapping[str, Any]]) -> float:
     """Return the expected accuracy of guessing among each document's choices.
 
-    >>> chance([{"doc": {"choices": ["a", "b"]}}, {"doc": {"choices": list("abcd")}}])
+    >>> chance_accuracy([{"doc": {"choices": ["a", "b"]}}, {"doc": {"choices": list("abcd")}}])
     0.375
     """
     return sum(1 / len(sample["doc"]["choices"]) for sample in samples) / len(samples)

@@ -15,25 +15,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qlora_repro.console import say, sentence
-from qlora_repro.data.local_files import json_lines
+from qlora_repro.console import print_error, say
+from qlora_repro.data.rows import read_json_lines
 from qlora_repro.errors import ConfigError, DataError, QloraError
-from qlora_repro.judge.judgments import answer_id
-from qlora_repro.judge.matches import find_system, pair
-from qlora_repro.page_policy import policy
+from qlora_repro.judge.matches import build_matchup, find_system, hash_answer
+from qlora_repro.page_policy import content_security_policy
 from qlora_repro.records import Match
-from qlora_repro.store.integrity import write_whole
+from qlora_repro.store.integrity import write_atomic
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-NEEDED = ("question_id", "question", "first", "second", "answer_first", "answer_second")
-OPTIONAL = ("category", "lang", "reference")
+REQUIRED_FIELDS = ("question_id", "question", "first", "second", "answer_first", "answer_second")
+OPTIONAL_FIELDS = ("category", "lang", "reference")
 COLUMNS = (
-    *("judge", "benchmark", "protocol", "question", "category", "lang", "first", "second"),
-    *("verdict", "answer_first", "answer_second", "chars_first", "chars_second"),
+    "judge",
+    "benchmark",
+    "protocol",
+    "question",
+    "category",
+    "lang",
+    "first",
+    "second",
+    "verdict",
+    "answer_first",
+    "answer_second",
+    "chars_first",
+    "chars_second",
 )
 
 
-def page(matches: Sequence[Match], *, benchmark: str, seed: int) -> str:
+def build_page(matches: Sequence[Match], *, benchmark: str, seed: int) -> str:
     """Return the page: a match each, in random order and with a random side first.
 
     Of a pair that is given in both orders one is shown. Raises DataError where there is none.
@@ -42,18 +52,18 @@ def page(matches: Sequence[Match], *, benchmark: str, seed: int) -> str:
     if not once:
         raise DataError("there is no match to compare; give two runs that answered one question")
     rng = random.Random(seed)
-    shown = [_swapped(match) if rng.random() < 0.5 else match for match in once.values()]
+    shown = [_swap(match) if rng.random() < 0.5 else match for match in once.values()]
     rng.shuffle(shown)
     data: dict[str, Any] = {
         "columns": COLUMNS,
         "texts": [[m.question, m.answer_first, m.answer_second] for m in shown],
-        "rows": [_row(match, benchmark=benchmark) for match in shown],
+        "rows": [_vote_row(match, benchmark=benchmark) for match in shown],
     }
     data["key"] = "answers-" + hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
-    return _filled(TEMPLATE.read_text(encoding="utf-8"), data)
+    return _fill_template(TEMPLATE.read_text(encoding="utf-8"), data)
 
 
-def _swapped(match: Match) -> Match:
+def _swap(match: Match) -> Match:
     return replace(
         match,
         first=match.second,
@@ -63,7 +73,7 @@ def _swapped(match: Match) -> Match:
     )
 
 
-def _row(match: Match, *, benchmark: str) -> dict[str, Any]:
+def _vote_row(match: Match, *, benchmark: str) -> dict[str, Any]:
     """Return the columns of a vote that are known beforehand."""
     return {
         "benchmark": benchmark,
@@ -73,52 +83,54 @@ def _row(match: Match, *, benchmark: str) -> dict[str, Any]:
         "lang": match.lang,
         "first": match.first,
         "second": match.second,
-        "answer_first": answer_id(match.answer_first),
-        "answer_second": answer_id(match.answer_second),
+        "answer_first": hash_answer(match.answer_first),
+        "answer_second": hash_answer(match.answer_second),
         "chars_first": len(match.answer_first),
         "chars_second": len(match.answer_second),
     }
 
 
-def _filled(template: str, data: dict[str, Any]) -> str:
+def _fill_template(template: str, data: dict[str, Any]) -> str:
     """Put data and policy into the page; no text of a model can end its script block."""
     text = json.dumps(data, ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    parts = {"data": text, "policy": policy(template)}
-    return re.sub(r"\{\{(data|policy)\}\}", lambda found: parts[found[1]], template)
+    parts = {"data": text, "policy": content_security_policy(template)}
+    return re.sub(r"\{\{(data|policy)\}\}", lambda field: parts[field[1]], template)
 
 
 def read_matches(path: Path) -> list[Match]:
     """Read a match list: json lines with the fields of Match; DataError, with the line."""
-    rows = json_lines(path, subject=str(path), instead="give json lines of matches, or two runs")
-    return [_match(row, where=where) for where, row in rows]
+    rows = read_json_lines(
+        path, subject=str(path), instead="give json lines of matches, or two runs"
+    )
+    return [_parse_match(row, where=where) for where, row in rows]
 
 
-def _match(row: Any, *, where: str) -> Match:
-    lacking = [name for name in NEEDED if not isinstance(row, dict) or name not in row]
-    if lacking:
-        raise DataError(f"{where} has no {lacking[0]}; a match needs {', '.join(NEEDED)}")
-    needed = {name: str(row[name]) for name in NEEDED}
-    return Match(**needed, **{name: str(row.get(name) or "") for name in OPTIONAL})
+def _parse_match(row: Any, *, where: str) -> Match:
+    missing = [name for name in REQUIRED_FIELDS if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise DataError(f"{where} has no {missing[0]}; a match needs {', '.join(REQUIRED_FIELDS)}")
+    required = {name: str(row[name]) for name in REQUIRED_FIELDS}
+    return Match(**required, **{name: str(row.get(name) or "") for name in OPTIONAL_FIELDS})
 
 
-def gathered(names: Sequence[str], results: Path) -> tuple[list[Match], str]:
+def load_matches(names: Sequence[str], results: Path) -> tuple[list[Match], str]:
     """Return (matches, benchmark) of a match list, or of two systems by their names."""
     if len(names) == 1:
         return read_matches(Path(names[0])), Path(names[0]).stem
     if len(names) > 2:
         raise ConfigError(f"{len(names)} names were given; give a match list, or two runs or files")
     system, opponent = (find_system(results, name, key="RUN") for name in names)
-    found = pair(system, opponent, both_orders=False)
-    return found.matches, found.benchmark
+    matchup = build_matchup(system, opponent, both_orders=False)
+    return matchup.matches, matchup.benchmark
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Write the page; return the exit code, and put what went wrong in one sentence."""
-    about = (__doc__ or "").partition("\n\n")[2]
+    description = (__doc__ or "").partition("\n\n")[2]
     parser = argparse.ArgumentParser(
-        prog="python -m qlora_repro.judge.annotate", description=" ".join(about.split())
+        prog="python -m qlora_repro.judge.annotate", description=" ".join(description.split())
     )
     parser.add_argument(
         "names", nargs="+", metavar="RUN", help="two runs or files of answers; or one match list"
@@ -126,14 +138,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--results", type=Path, default=Path("outputs/results"))
     parser.add_argument("--out", type=Path, default=Path("annotate.html"))
     parser.add_argument("--seed", type=int, default=0, help="draws the orders; default: 0")
-    asked = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     try:
-        matches, benchmark = gathered(asked.names, asked.results)
-        write_whole(asked.out, page(matches, benchmark=benchmark, seed=asked.seed))
+        matches, benchmark = load_matches(args.names, args.results)
+        write_atomic(args.out, build_page(matches, benchmark=benchmark, seed=args.seed))
     except QloraError as error:
-        sentence(str(error))
+        print_error(str(error))
         return 1
-    say(f"{asked.out}: open it in a browser, vote with 1, 2 and 0, export with e; then")
+    say(f"{args.out}: open it in a browser, vote with 1, 2 and 0, export with e; then")
     say(
         "python run.py stages=[judge] judge=human judge.votes=FILE judge.run=RUN judge.opponent=RUN"
     )

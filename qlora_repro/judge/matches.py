@@ -1,25 +1,29 @@
-"""Who takes part in a match: a run of the store, or a file of answers; found by its name.
+"""Systems and their answers, the matches between two of them, and the judgments of a match.
 
-Two systems' answers to the same questions, as the matches that a judge is shown.
+A system is a run of the store or a file of answers, found by its name. A match is a question with
+two systems' answers; a judgment is the record of one verdict on it.
 """
 
-import difflib
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from qlora_repro.data.local_files import json_lines
-from qlora_repro.data.questions import Question
-from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.records import Generation, Match
-from qlora_repro.store.runs import Folder
+import pandas as pd
 
-ID = re.compile(r"[0-9a-f]{12}")
-NUMBER = re.compile(r"-?(inf|[0-9]+([.][0-9]+)?(e[+-]?[0-9]+)?)")  # what is left of such an id
-FEW = 4  # an error names no more
-ID_KEYS = ("question_id", "message_id")  # of an answer file's lines, the first one found
+from qlora_repro.config.messages import nearest_names, suggest_names
+from qlora_repro.data.questions import Question
+from qlora_repro.data.rows import read_json_lines
+from qlora_repro.errors import ConfigError, DataError
+from qlora_repro.judge.parsing import ParsedReply
+from qlora_repro.records import Generation, Judgment, Match
+from qlora_repro.store.runs import RunFolder
+
+RUN_ID = re.compile(r"[0-9a-f]{12}")
+YAML_NUMBER = re.compile(r"-?(inf|[0-9]+([.][0-9]+)?(e[+-]?[0-9]+)?)")  # an id read as a number
+QUESTION_ID_KEYS = ("question_id", "message_id")  # of an answer file's lines; the first one counts
 # The authors' files keep the question in `text` beside `generation`, and the answer there without.
 ANSWER_KEYS = ("answer", "generation_truncated", "generation", "text")
 
@@ -30,18 +34,18 @@ class System:
 
     name: str  # the run's folder, or the stem of the file: as verdicts name it
     run: str  # the run's id; empty for what is no run of the store
-    answers: Mapping[str, str]  # question id -> answer, as it is shown
-    asked: Mapping[str, Question]  # empty where only answers are at hand
-    benchmark: str  # what the questions are called; empty where only answers are at hand
+    answers: Mapping[str, str]  # question id -> answer, as a judge sees it
+    questions: Mapping[str, Question]  # by id; empty where only answers are at hand
+    benchmark: str  # name of the questions; empty where only answers are at hand
 
 
-def find_run(root: Path, name: str) -> Folder | None:
+def find_run(root: Path, name: str) -> RunFolder | None:
     """Return the run of this id or folder name, or None."""
-    if ID.fullmatch(name):
-        found = sorted(path for path in root.glob(f"*-{name}") if path.is_dir())
+    if RUN_ID.fullmatch(name):
+        paths = sorted(path for path in root.glob(f"*-{name}") if path.is_dir())
     else:
-        found = [root / name] if ID.fullmatch(name[-12:]) and (root / name).is_dir() else []
-    return Folder(found[0], found[0].name[-12:]) if found else None
+        paths = [root / name] if RUN_ID.fullmatch(name[-12:]) and (root / name).is_dir() else []
+    return RunFolder(paths[0], paths[0].name[-12:]) if paths else None
 
 
 def find_system(
@@ -49,47 +53,43 @@ def find_system(
 ) -> System:
     """Return the run or the file of answers of this name.
 
-    key: the setting that names it, for errors. settings: of `generate`; of a run that answered
-    under several, the answers under these are taken. Raises ConfigError for a name that leads to
-    nothing, DataError for a run without answers and for a file that is not one.
+    Args:
+        root: the folder of runs.
+        name: a run's id or folder name, or a path.
+        key: the setting that names it, for errors.
+        settings: of `generate`; of a run that answered under several, these answers are taken.
+
+    Raises:
+        ConfigError: there is no such run or file.
+        DataError: the run has no answers, or the file is not one of answers.
     """
     run = find_run(root, name)
     if run is not None:
-        return read_run(run, settings=settings)
+        return load_run_system(run, settings=settings)
     path = Path(name).expanduser()
     if path.is_file():
-        return read_answers(path)
-    raise ConfigError(f"{key}={name} is neither a run of {root} nor a file; {_near(root, name)}")
+        return load_file_system(path)
+    hint = _suggest_run(root, name)
+    raise ConfigError(f"{key}={name} is neither a run of {root} nor a file; {hint}")
 
 
-def _near(root: Path, name: str) -> str:
-    if NUMBER.fullmatch(name) and not ID.fullmatch(name):
+def _suggest_run(root: Path, name: str) -> str:
+    if YAML_NUMBER.fullmatch(name) and not RUN_ID.fullmatch(name):
         return "an id that YAML reads as a number has to stand in quotes, as in run: '30e123456789'"
-    runs = sorted(path.name for path in root.glob("*-*") if ID.fullmatch(path.name[-12:]))
-    ids = {run[-12:]: run for run in runs}
-    close = difflib.get_close_matches(name, ids, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {ids[close[0]]}?"
-    return nearest(name, runs) if runs else "it holds no run yet"
+    runs = sorted(path.name for path in root.glob("*-*") if RUN_ID.fullmatch(path.name[-12:]))
+    by_id = {run[-12:]: run for run in runs}
+    if close := nearest_names(name, by_id, cutoff=0.5):
+        return f"did you mean {by_id[close[0]]}?"
+    return suggest_names(name, runs) if runs else "it holds no run yet"
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return what to offer instead of a name that is not known.
+def load_run_system(folder: RunFolder, *, settings: Mapping[str, Any] | None = None) -> System:
+    """Return a run as a system, with the answers that it gave under these settings of `generate`.
 
-    >>> nearest("guanaco-56b", ["guanaco-65b", "bard"]), nearest("x", ["a", "b"])
-    ('did you mean guanaco-65b?', 'there is a, b')
-    """
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"there is {', '.join(known[:FEW])}{', ...' if len(known) > FEW else ''}"
+    Answers given once only are taken as they are.
 
-
-def read_run(folder: Folder, *, settings: Mapping[str, Any] | None = None) -> System:
-    """Return a run as a system, with the answers that it gave under these settings.
-
-    Answers given once only are taken as they are. Raises DataError where no answers are, or where
-    there are several and nothing says which.
+    Raises:
+        DataError: there are no answers, or several and nothing says which.
     """
     files = sorted(path.name for path in folder.path.glob("generations-*.jsonl"))
     if not files:
@@ -97,133 +97,128 @@ def read_run(folder: Folder, *, settings: Mapping[str, Any] | None = None) -> Sy
             f"{folder.path} has no answers; give the command that made it once more, with "
             "stages=[generate] and generate=procedural or another option"
         )
-    alike = [name for name in files if settings and generate_settings(folder, name) == settings]
-    if len(files) > 1 and not alike:
+    same = [name for name in files if settings and _generate_settings(folder, name) == settings]
+    if len(files) > 1 and not same:
         raise DataError(
             f"{folder.path} has answers under {len(files)} settings of generate, and none of them "
             "are the ones asked for; write the generate=... settings of one of them"
         )
-    return from_generations(folder, [*alike, *files][0])
-
-
-def from_generations(folder: Folder, name: str) -> System:
-    """Return a run as a system, with the answers of this file."""
-    rows = folder.read(name, Generation)
+    rows = folder.read_records([*same, *files][0], Generation)
+    questions = {
+        row.question_id: Question(
+            question_id=row.question_id,
+            text=row.question,
+            category=row.category,
+            lang=row.lang,
+            reference=row.reference,
+        )
+        for row in rows
+    }
     return System(
         name=folder.path.name,
         run=folder.run_id,
         answers={row.question_id: row.answer for row in rows},
-        asked={row.question_id: _question(row) for row in rows},
+        questions=questions,
         benchmark=rows[0].benchmark if rows else "",
     )
 
 
-def _question(row: Generation) -> Question:
-    return Question(
-        question_id=row.question_id,
-        text=row.question,
-        category=row.category,
-        lang=row.lang,
-        reference=row.reference,
-    )
+def _generate_settings(folder: RunFolder, generations: str) -> Any:
+    """Return the settings of `generate` that a file was made under; None where they are unknown."""
+    name = generations.replace("generations-", "settings-").replace(".jsonl", ".json")
+    return folder.read_json(name).get("generate") if folder.has(name) else None
 
 
-def generate_settings(folder: Folder, name: str) -> dict[str, Any] | None:
-    """Return the settings of `generate` that a file of generations was made under, if known."""
-    settings = name.replace("generations-", "settings-").replace(".jsonl", ".json")
-    if not folder.has(settings):
-        return None
-    found: dict[str, Any] | None = folder.read_json(settings).get("generate")
-    return found
+def load_file_system(path: Path) -> System:
+    """Read a file of answers: json lines with question_id and answer; DataError, with the line.
 
-
-def read_answers(path: Path) -> System:
-    """Read a file of answers: json lines with question_id and answer.
-
-    The generation files of the authors' release are read too. Raises DataError, with the line.
+    The generation files of the authors' release are read too.
     """
     answers: dict[str, str] = {}
-    rows = json_lines(path, subject=str(path), instead="name a file of json lines")
-    for where, row in rows:
-        question_id, answer = _answer(row, where=where)
+    for where, row in read_json_lines(path, subject=str(path), instead="name a file of json lines"):
+        if not isinstance(row, dict):
+            raise DataError(f"{where} is not an object; each line needs question_id and answer")
+        question_id = _first_value(row, QUESTION_ID_KEYS, where=where)
+        answer = _first_value(row, ANSWER_KEYS, where=where)
         if question_id in answers:
             raise DataError(f"{where} answers {question_id!r} a second time")
         answers[question_id] = answer
     if not answers:
         raise DataError(f"{path} holds no answer; each line needs question_id and answer")
-    return System(name=path.stem, run="", answers=answers, asked={}, benchmark="")
+    return System(name=path.stem, run="", answers=answers, questions={}, benchmark="")
 
 
-def _answer(row: Any, *, where: str) -> tuple[str, str]:
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not an object; each line needs question_id and answer")
-    return str(_first(row, ID_KEYS, where=where)), str(_first(row, ANSWER_KEYS, where=where))
-
-
-def _first(row: dict[str, Any], keys: Sequence[str], *, where: str) -> Any:
-    found = next((row[key] for key in keys if row.get(key) is not None), None)
-    if found is None:
+def _first_value(row: dict[str, Any], keys: Sequence[str], *, where: str) -> str:
+    value = next((row[key] for key in keys if row.get(key) is not None), None)
+    if value is None:
         raise DataError(f"{where} has no {keys[0]}; each line needs question_id and answer")
-    return found
+    return str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairing:
+class Matchup:
     """One system against another, on every question that both answered."""
 
     system: System
     opponent: System
     benchmark: str
     matches: list[Match]  # the system first, then, in both orders, the opponent first
-    prompts: int  # questions both answered
+    n_questions: int  # that both answered
     unanswered: int  # questions that only one of them answered
     identical: int  # questions to which both gave the same answer, letter for letter
 
 
-def pair(
-    system: System, opponent: System, *, both_orders: bool, asked: Sequence[Question] = ()
-) -> Pairing:
+def build_matchup(
+    system: System, opponent: System, *, both_orders: bool, questions: Sequence[Question] = ()
+) -> Matchup:
     """Return the matches of two systems, question by question.
 
-    Where both systems know what was asked, equal ids with different texts are different questions.
-    asked: the questions, for systems of which only answers are at hand. Raises ConfigError for a
-    system against itself, DataError where no question is shared.
+    Where both systems know their questions, equal ids with different texts are different questions.
+
+    Args:
+        system: shown first.
+        opponent: shown second.
+        both_orders: show each pair a second time, the other way round.
+        questions: for systems of which only answers are at hand.
+
+    Raises:
+        ConfigError: a system against itself.
+        DataError: no question is shared.
     """
     if system.name == opponent.name:
         raise ConfigError(
             f"{system.name} is judged against itself; judge.opponent must be another run or file"
         )
-    known = {question.question_id: question for question in asked}
-    texts = known | dict(opponent.asked) | dict(system.asked)
-    either = {*system.answers, *opponent.answers}
+    by_id = {question.question_id: question for question in questions}
+    by_id |= {**opponent.questions, **system.questions}
     shared = [
-        texts[name]
+        by_id[name]
         for name in system.answers
-        if name in opponent.answers and name in texts and _same(system, opponent, name)
+        if name in opponent.answers and name in by_id and _same_question(system, opponent, name)
     ]
     if not shared:
-        raise DataError(_why_none(system, opponent, texts))
-    there = [_match(system, opponent, question) for question in shared]
-    back = [_match(opponent, system, question) for question in shared] if both_orders else []
-    return Pairing(
+        raise DataError(_explain_no_match(system, opponent, has_questions=bool(by_id)))
+    matches = [_build_match(system, opponent, question) for question in shared]
+    swapped = [_build_match(opponent, system, question) for question in shared]
+    return Matchup(
         system=system,
         opponent=opponent,
         benchmark=system.benchmark or opponent.benchmark,
-        matches=[*there, *back],
-        prompts=len(shared),
-        unanswered=len(either) - len(shared),
-        identical=sum(match.answer_first == match.answer_second for match in there),
+        matches=matches + swapped if both_orders else matches,
+        n_questions=len(shared),
+        unanswered=len({*system.answers, *opponent.answers}) - len(shared),
+        identical=sum(match.answer_first == match.answer_second for match in matches),
     )
 
 
-def _same(system: System, opponent: System, name: str) -> bool:
-    both = system.asked.get(name), opponent.asked.get(name)
-    return None in both or both[0].text == both[1].text  # type: ignore[union-attr]
+def _same_question(system: System, opponent: System, question_id: str) -> bool:
+    one, other = system.questions.get(question_id), opponent.questions.get(question_id)
+    return one is None or other is None or one.text == other.text
 
 
-def _why_none(system: System, opponent: System, texts: Mapping[str, Question]) -> str:
+def _explain_no_match(system: System, opponent: System, *, has_questions: bool) -> str:
     names = f"{system.name} and {opponent.name}"
-    if not texts:
+    if not has_questions:
         return (
             f"neither of {names} says what was asked; add generate=local generate.questions=FILE, "
             "the questions of these answers"
@@ -234,7 +229,7 @@ def _why_none(system: System, opponent: System, texts: Mapping[str, Question]) -
     )
 
 
-def _match(first: System, second: System, question: Question) -> Match:
+def _build_match(first: System, second: System, question: Question) -> Match:
     return Match(
         question_id=question.question_id,
         question=question.text,
@@ -246,3 +241,54 @@ def _match(first: System, second: System, question: Question) -> Match:
         answer_second=second.answers[question.question_id],
         reference=question.reference,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictSource:
+    """Where a verdict comes from; empty texts where the judge has no such thing."""
+
+    judge: str
+    protocol: str
+    prompt: str = ""  # general, coding or maths
+    reply: str = ""  # the key of the stored reply
+    model: str = ""  # as the server named it
+    fingerprint: str = ""
+
+
+def hash_answer(answer: str) -> str:
+    """Return 16 hex digits that equal answers share, and others do not.
+
+    >>> hash_answer("yes") == hash_answer("yes"), hash_answer("yes") == hash_answer("Yes")
+    (True, False)
+    """
+    return hashlib.sha256(answer.encode()).hexdigest()[:16]
+
+
+def build_judgment(match: Match, source: VerdictSource, reading: ParsedReply) -> Judgment:
+    """Return one verdict's record; benchmark and run ids are left to who knows them."""
+    return Judgment(
+        benchmark="",
+        question=match.question_id,
+        category=match.category,
+        lang=match.lang,
+        first=match.first,
+        second=match.second,
+        answer_first=hash_answer(match.answer_first),
+        answer_second=hash_answer(match.answer_second),
+        chars_first=len(match.answer_first),
+        chars_second=len(match.answer_second),
+        run_first="",
+        run_second="",
+        **vars(source),
+        **vars(reading),
+    )
+
+
+def judgments_from_frame(frame: pd.DataFrame) -> Iterator[Judgment]:
+    """Yield a frame of verdicts, as `store.verdicts` reads it, as rows; what is missing is None."""
+    absent = {field.name: "" for field in fields(Judgment)}
+    for row in frame.to_dict("records"):
+        values: dict[str, Any] = {str(k): None if pd.isna(v) else v for k, v in row.items()}
+        for name in ("chars_first", "chars_second"):
+            values[name] = None if values[name] is None else int(values[name])
+        yield Judgment(**(absent | values))

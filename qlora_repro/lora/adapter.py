@@ -1,9 +1,5 @@
-"""Which layers a placement means on a live model.
+"""Which layers get LoRA on a live model, putting it there, and reading off what trains."""
 
-Putting LoRA on a model, and reading off the live model what trains.
-"""
-
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,34 +13,42 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from qlora_repro.config.messages import nearest_names
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.lora.targets import TARGETS, layer_number, role_of
-from qlora_repro.quant.linear_layers import linear_layers
+from qlora_repro.quant.linear_layers import find_linear_layers
 
 
-def sites(model: PreTrainedModel, target: str, *, layers: list[int] | None) -> dict[str, str]:
+def find_lora_targets(
+    model: PreTrainedModel, target: str, *, layers: list[int] | None
+) -> dict[str, str]:
     """Return where LoRA goes: module name -> role, in the model's order.
 
-    `target` is a key of TARGETS or a regular expression that a whole module name must match.
-    `layers` keeps the layers with these numbers, counted from 0 in each stack (T5 has two). A
-    family that computes q, k and v in one layer is refused for qv and kq: adapting that layer would
-    adapt the third one as well. Raises ConfigError for what matches nothing; it lists what there
-    is.
+    Args:
+        model: the base model.
+        target: a key of TARGETS, or a regular expression that a full module name must match.
+        layers: numbers of the layers to adapt, counted from 0 in each stack (T5 has two); None
+            means all.
+
+    Raises:
+        ConfigError: nothing matches (it lists what there is), or a family computes q, k and v in
+            one layer and `target` is qv or kq, which would adapt the third one as well.
     """
-    names = linear_layers(model)
+    names = find_linear_layers(model)
     roles = {name: role_of(model.config.model_type, name) or "other" for name in names}
-    chosen = {name for name in names if _matches(name, roles[name], target)}
     if target in ("qv", "kq") and "qkv" in roles.values():
         fused = next(name for name, role in roles.items() if role == "qkv")
         raise ConfigError(
             f"lora={target} needs separate q, k and v, and a {model.config.model_type} model "
-            f"computes them in one layer ({_pattern(fused)}); use lora=attention"
+            f"computes them in one layer ({_name_pattern(fused)}); use lora=attention"
         )
+    chosen = {name: role for name, role in roles.items() if _matches(name, role, target)}
     if layers is not None:
-        chosen &= _in_layers(names, layers)
+        _check_layers(names, layers)
+        chosen = {name: role for name, role in chosen.items() if layer_number(name) in layers}
     if not chosen:
-        raise ConfigError(_nothing(target, layers, names))
-    return {name: roles[name] for name in names if name in chosen}
+        raise ConfigError(_describe_no_match(target, layers, names))
+    return chosen
 
 
 def _matches(name: str, role: str, target: str) -> bool:
@@ -59,38 +63,34 @@ def _matches(name: str, role: str, target: str) -> bool:
         ) from error
 
 
-def _in_layers(names: Iterable[str], layers: list[int]) -> set[str]:
-    by_number: dict[int | None, set[str]] = {}
-    for name in names:
-        by_number.setdefault(layer_number(name), set()).add(name)
-    known = sorted(number for number in by_number if number is not None)
+def _check_layers(names: Iterable[str], layers: list[int]) -> None:
+    known = sorted({number for name in names if (number := layer_number(name)) is not None})
     unknown = sorted(set(layers) - set(known))
     if unknown or not layers:
         raise ConfigError(
             f"lora.layers has {unknown or 'no number'}, and this model's layers are numbered "
             f"{known[0]} to {known[-1]}; null means all of them"
         )
-    return set[str]().union(*(by_number[number] for number in layers))
 
 
-def _pattern(name: str) -> str:
+def _name_pattern(name: str) -> str:
     return re.sub(r"\.\d+(?=\.)", ".*", name)
 
 
-def _nothing(target: str, layers: list[int] | None, names: list[str]) -> str:
+def _describe_no_match(target: str, layers: list[int] | None, names: list[str]) -> str:
     """Return the sentence for a placement that matches no layer, with the layers that there are."""
-    near = [] if target in TARGETS else difflib.get_close_matches(target, TARGETS, n=1)
+    near = [] if target in TARGETS else nearest_names(target, TARGETS)
     hint = f" (did you mean {near[0]}?)" if near else ""
     where = "" if layers is None else f" in layers {layers}"
-    there = ", ".join(f"{p} ({n})" for p, n in Counter(map(_pattern, names)).items())
+    known = ", ".join(f"{p} ({n})" for p, n in Counter(map(_name_pattern, names)).items())
     return (
         f"lora.target={target!r}{hint} matches no linear layer{where}; it must be "
         f"{', '.join(TARGETS)} or a regular expression for names like these, "
-        f"with their number: {there}"
+        f"with their number: {known}"
     )
 
 
-def attach(  # noqa: PLR0913  # LoRA's own numbers, and no more
+def attach_lora(  # noqa: PLR0913  # LoRA's own numbers, and no more
     model: PreTrainedModel,
     names: Sequence[str],
     *,
@@ -109,38 +109,35 @@ def attach(  # noqa: PLR0913  # LoRA's own numbers, and no more
     generators stay as they are. Gradient checkpointing must be the non-reentrant kind, which needs
     no gradient at the frozen embeddings.
 
-    Raises ModelError when the adapters found on the live model are not those asked for.
+    Raises:
+        ModelError: the live model's adapters are not those asked for.
     """
-    heads = head_names(model)
     config = LoraConfig(
-        task_type=_task(model),
+        task_type=_task_type(model),
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates int and divides either
         lora_dropout=dropout,
         use_rslora=rslora,
         target_modules=list(names),
-        modules_to_save=heads or None,
+        modules_to_save=_head_names(model) or None,
         fan_in_fan_out=any(isinstance(model.get_submodule(n), Conv1D) for n in names),
     )
-    gpus = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=gpus):
+    commit = getattr(model.config, "_commit_hash", None)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        adapted = get_peft_model(
-            model, config, revision=getattr(model.config, "_commit_hash", None)
-        )
-    live = adapted.peft_config["default"]
+        adapted = get_peft_model(model, config, revision=commit)
+    saved = adapted.peft_config["default"]
     for field in ("target_modules", "modules_to_save"):  # sets: their order would vary on disk
-        if (value := getattr(live, field)) is not None:
-            setattr(live, field, sorted(value))
-    missed = set(names) ^ set(adapters(adapted))
-    if missed:
-        raise ModelError(f"PEFT did not adapt exactly the layers asked for; {min(missed)} differs")
-    hold_adapters(adapted, dtype)
+        if (value := getattr(saved, field)) is not None:
+            setattr(saved, field, sorted(value))
+    if wrong := set(names) ^ set(find_lora_layers(adapted)):
+        raise ModelError(f"PEFT did not adapt exactly the layers asked for; {min(wrong)} differs")
+    cast_adapters(adapted, dtype)
     _train_heads_in_float32(adapted)
     return adapted
 
 
-def hold_adapters(model: PeftModel, dtype: str) -> None:
+def cast_adapters(model: PeftModel, dtype: str) -> None:
     """Hold a model's adapters in `dtype`: "float32" or "bfloat16"."""
     for name, weight in model.named_parameters():
         if ".lora_" in name:
@@ -150,15 +147,15 @@ def hold_adapters(model: PeftModel, dtype: str) -> None:
         plain.load_adapter = partial(type(model).load_adapter, model, autocast_adapter_dtype=False)
 
 
-def _task(model: PreTrainedModel) -> TaskType:
+def _task_type(model: PreTrainedModel) -> TaskType:
     if type(model).__name__.endswith("ForSequenceClassification"):
         return TaskType.SEQ_CLS
     return TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
 
 
-def head_names(model: PreTrainedModel) -> list[str]:
+def _head_names(model: PreTrainedModel) -> list[str]:
     """Return a classifier's top-level modules outside of its base model: `classifier`, `score`."""
-    if _task(model) is not TaskType.SEQ_CLS:
+    if _task_type(model) is not TaskType.SEQ_CLS:
         return []
     return [
         name
@@ -181,10 +178,11 @@ def _float32_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ..
     )
 
 
-def unfreeze(model: PreTrainedModel) -> PreTrainedModel:
+def unfreeze_base(model: PreTrainedModel) -> PreTrainedModel:
     """Let every weight train (full fine-tuning), in float32: bf16 loses small updates to rounding.
 
-    Raises ConfigError for a quantized base.
+    Raises:
+        ConfigError: the base is quantized.
     """
     for name, weight in model.named_parameters():
         if not weight.is_floating_point() or hasattr(weight, "quant_state"):
@@ -196,7 +194,7 @@ def unfreeze(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def adapters(model: nn.Module) -> dict[str, LoraLayer]:
+def find_lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     """Return the live LoRA layers by the name that their module has in the base model."""
     return {
         name.removeprefix("base_model.model."): module
@@ -205,24 +203,24 @@ def adapters(model: nn.Module) -> dict[str, LoraLayer]:
     }
 
 
-def coverage(model: Any) -> dict[str, int]:
+def count_adapted_roles(model: Any) -> dict[str, int]:
     """Return role -> number of live LoRA layers; empty without adapters."""
     kind = model.config.model_type
-    return dict(Counter(role_of(kind, name) or "other" for name in adapters(model)))
+    return dict(Counter(role_of(kind, name) or "other" for name in find_lora_layers(model)))
 
 
-def trainable(model: nn.Module) -> dict[str, Any]:
+def count_trainable(model: nn.Module) -> dict[str, Any]:
     """Return what trains, read off the live model: counts of parameters, and dtypes by count.
 
     `adapter` counts LoRA's weights, `head` a classification head's, `total` all that train.
     """
-    learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     dtypes = Counter[str]()
-    for weight in learning.values():
+    for weight in trained.values():
         dtypes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
     return {
-        "total": sum(p.numel() for p in learning.values()),
-        "adapter": sum(p.numel() for n, p in learning.items() if ".lora_" in n),
-        "head": sum(p.numel() for n, p in learning.items() if ".modules_to_save." in n),
+        "total": sum(p.numel() for p in trained.values()),
+        "adapter": sum(p.numel() for n, p in trained.items() if ".lora_" in n),
+        "head": sum(p.numel() for n, p in trained.items() if ".modules_to_save." in n),
         "dtypes": dict(dtypes),
     }

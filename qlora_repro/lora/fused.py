@@ -53,16 +53,16 @@ class LoraProduct(torch.autograd.Function):
         (g,) = gradients
         read, low, a, b = ctx.saved_tensors
         inner = (g @ b) * ctx.scaling  # (N, r)
-        of_a = inner.T @ read if ctx.needs_input_grad[2] else None  # (r, in)
-        of_b = (g.T @ low) * ctx.scaling if ctx.needs_input_grad[3] else None  # (out, r)
-        of_x = of_dropped = None
+        grad_a = inner.T @ read if ctx.needs_input_grad[2] else None  # (r, in)
+        grad_b = (g.T @ low) * ctx.scaling if ctx.needs_input_grad[3] else None  # (out, r)
+        grad_x = grad_dropped = None
         if ctx.needs_input_grad[0]:
-            of_x = g @ dense_weight(ctx.base, g.dtype)  # (N, in)
+            grad_x = g @ dense_weight(ctx.base, g.dtype)  # (N, in)
             if not ctx.drops:
-                of_x.addmm_(inner, a)
+                grad_x.addmm_(inner, a)
         if ctx.drops and ctx.needs_input_grad[1]:
-            of_dropped = inner @ a  # (N, in)
-        return of_x, of_dropped, of_a, of_b, None, None
+            grad_dropped = inner @ a  # (N, in)
+        return grad_x, grad_dropped, grad_a, grad_b, None, None
 
 
 def dense_weight(base: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -79,7 +79,7 @@ class FusedForward:
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
-        self.of_peft = layer.forward
+        self.peft_forward = layer.forward
         self.in_step = False  # weights stay as they are until the step is over
         self.cast: tuple[Tensor, Tensor] | None = None  # A and B as the passes of a step read them
 
@@ -87,7 +87,7 @@ class FusedForward:
         """Return the layer's output (..., out) for an input (..., in)."""
         layer = self.layer
         if args or kwargs or not self.fits(x):
-            result: Tensor = self.of_peft(x, *args, **kwargs)
+            result: Tensor = self.peft_forward(x, *args, **kwargs)
             return result
         name = layer.active_adapters[0]
         flat = x.reshape(-1, x.shape[-1])  # (N, in)
@@ -132,21 +132,21 @@ class FusedForward:
         self.in_step, self.cast = True, None
 
     def end_step(self) -> None:
-        """Let go of what was cast: the weights change now."""
+        """Drop what was cast: the weights change now."""
         self.in_step, self.cast = False, None
 
 
-def fused_forwards(model: nn.Module) -> list[FusedForward]:
+def find_fused_forwards(model: nn.Module) -> list[FusedForward]:
     """Return the forward functions of a model's fused layers."""
     forwards = (getattr(layer, "forward", None) for layer in model.modules())
     return [forward for forward in forwards if isinstance(forward, FusedForward)]
 
 
-class CastOnce(TrainerCallback):
+class CastAdaptersOnce(TrainerCallback):
     """Has the adapters of a model cast to the dtype of the passes once in each optimizer step."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.forwards = fused_forwards(model)
+        self.forwards = find_fused_forwards(model)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -163,7 +163,7 @@ class CastOnce(TrainerCallback):
             forward.end_step()
 
 
-def fuse(model: nn.Module) -> int:
+def fuse_lora_layers(model: nn.Module) -> int:
     """Let the LoRA layers of a PEFT model compute in one function each; return how many do.
 
     A layer with dropout, a 4-bit or a plain base and one plain adapter qualifies. Layers of other
@@ -172,9 +172,9 @@ def fuse(model: nn.Module) -> int:
     count = 0
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and is_fusible(layer):
-            plain: Any = layer
-            if not isinstance(plain.forward, FusedForward):
-                plain.forward = FusedForward(plain)
+            lora: Any = layer
+            if not isinstance(lora.forward, FusedForward):
+                lora.forward = FusedForward(lora)
             count += 1
     return count
 

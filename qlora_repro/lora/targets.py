@@ -82,8 +82,8 @@ def role_of(model_type: str, name: str) -> str | None:
     'o'
     """
     endings = ROLES.get(model_type, {})
-    found = [ending for ending in endings if f".{name}".endswith(f".{ending}")]
-    return endings[max(found, key=len)] if found else None
+    matching = [ending for ending in endings if f".{name}".endswith(f".{ending}")]
+    return endings[max(matching, key=len)] if matching else None
 
 
 def layer_number(name: str) -> int | None:
@@ -92,5 +92,5 @@ def layer_number(name: str) -> int | None:
     >>> layer_number("encoder.block.3.layer.0.SelfAttention.q"), layer_number("bert.pooler.dense")
     (3, None)
     """
-    found = re.search(r"\.(\d+)\.", name)
-    return int(found[1]) if found else None
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match[1]) if match else None

@@ -1,217 +1,192 @@
-"""What the backward pass needs kept: the tensors that autograd saves in a transformer block.
+"""Activations: the tensors that autograd saves for the backward pass, block by block.
 
-Counted in bytes a token for the blocks of the Llama family as transformers and PEFT compute them:
-RMSNorm in float32, attention in one kernel that keeps no score matrix, a gated feed-forward part,
-a frozen base. Other families have the same parts under other names. h is the hidden size, a and kv
-the widths of queries and of keys and values, f that of the feed-forward part, r LoRA's rank, c the
-bytes of a value in the forward pass.
+Counted in bytes a token for blocks of the Llama family as transformers and PEFT compute them:
+RMSNorm in float32, attention in one kernel that keeps no score matrix, a gated feed-forward part, a
+frozen base. Other families have the same parts under other names.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from qlora_repro.memory.architecture import Architecture, Linear
-from qlora_repro.memory.settings import Setting
+from qlora_repro.memory.architecture import Architecture, LinearLayer
+from qlora_repro.memory.settings import Settings
 
-FLOAT = 4  # bytes: norms, losses and logits for the loss are float32 in any setting
-READS = {  # what enters a layer of a role: layers of one group read the same tensor
-    "q": "attention",
-    "k": "attention",
-    "v": "attention",
-    "qkv": "attention",
-    "gate": "feed-forward",
-    "up": "feed-forward",
-}
+FLOAT32_BYTES = 4  # of norms, losses and the logits that a loss reads, in any setting
+# What enters a layer, by its role: layers of one group read the same tensor.
+INPUT_GROUPS = dict.fromkeys(("q", "k", "v", "qkv"), "attention") | dict.fromkeys(
+    ("gate", "up"), "feed-forward"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Widths:
+class BlockWidths:
     """The widths inside a block."""
 
-    hidden: int
     queries: int
     keys: int  # of keys, and of values
-    inner: int
+    inner: int  # of the feed-forward part
     gated: bool
 
 
-def widths(block: Sequence[Linear], hidden: int) -> Widths:
+def block_widths(block: Sequence[LinearLayer]) -> BlockWidths:
     """Return the widths of a block from the shapes of its layers.
 
     A layer that computes q, k and v in one has three parts of the same width.
     """
-    out = {linear.role: linear.n_out for linear in block}
-    into = {linear.role: linear.n_in for linear in block}
-    queries = out.get("q", out.get("qkv", 0) // 3)
-    return Widths(
-        hidden=hidden,
-        queries=queries,
-        keys=out.get("k", queries),
-        inner=into.get("down", 0),
-        gated="gate" in out,
-    )
+    n_out = {linear.role: linear.n_out for linear in block}
+    inner = {linear.role: linear.n_in for linear in block}.get("down", 0)
+    queries = n_out.get("q", n_out.get("qkv", 0) // 3)
+    keys = n_out.get("k", queries)
+    return BlockWidths(queries=queries, keys=keys, inner=inner, gated="gate" in n_out)
 
 
-def saved(
-    block: Sequence[Linear],
+def saved_bytes(
+    block: Sequence[LinearLayer],
     sizes: Architecture,
-    setting: Setting,
+    settings: Settings,
     *,
     adapted: Collection[str],
     first: bool,
 ) -> int:
-    """Return the bytes a token that a block keeps, its input apart: `adapted` names LoRA's layers.
+    """Return the bytes a token that autograd saves in a block, the block's input apart.
 
-    Each norm: its input in float32, of which the first is the block's input, which `activations`
-    counts; a scale. Attention (two where T5's decoder reads the encoder): q, k, v, its output, a
-    log-sum-exp a head, and where rows are padded the mask. Feed-forward: silu's input, its output,
-    and what that is multiplied with, where gated; otherwise the activation's input. Then what LoRA
-    or full fine-tuning needs of the layers' inputs. The `first` block to learn reads values that
-    want no gradient, so what comes before its first adapter keeps nothing.
+    Each norm saves its input in float32 and a scale; the first norm's input is the block's, which
+    `activation_memory` counts. Attention (twice where T5's decoder reads the encoder) saves q, k,
+    v, its output, a log-sum-exp a head, and the mask where rows are padded. The feed-forward part
+    saves the input and the output of its activation and what that is multiplied with, where it is
+    gated; otherwise the activation's input. To this come the inputs of layers whose weights, or
+    adapters, train.
+
+    Args:
+        block: The block's linear layers.
+        sizes: The model they belong to.
+        settings: The run's.
+        adapted: Names of the layers that LoRA goes to.
+        first: Whether it is the first block to learn. Its input needs no gradient, so what comes
+            before its first adapter saves nothing.
     """
-    w, c = widths(block, sizes.hidden), setting.compute
-    asleep = _asleep(block, setting, adapted=adapted) if first else ()
+    w, c = block_widths(block), settings.compute_bytes
+    frozen = _inputs_without_gradient(block, settings, adapted=adapted) if first else ()
     attentions = sum(linear.role == "o" for linear in block) or 1
-    several = w.keys * sizes.heads > w.queries  # key heads, which a mask makes as many as queries'
-    keys = w.queries if setting.padded and several else w.keys
-    mask = c * setting.length if setting.padded else 0
-    kernel = c * (2 * w.queries + 2 * keys) + FLOAT * sizes.heads + mask
-    normed = attentions * FLOAT * w.hidden + (attentions + 1) * FLOAT
-    attention = 0 if "feed-forward" in asleep else attentions * kernel + normed
-    inner = c * w.inner * (3 if w.gated else 1)
-    return attention + inner + _inputs(block, setting, adapted=adapted, asleep=asleep)
+    grouped = w.keys * sizes.heads > w.queries  # a mask makes key heads as many as query heads
+    keys = w.queries if settings.padded and grouped else w.keys
+    mask = c * settings.length if settings.padded else 0
+    kernel = c * (2 * w.queries + 2 * keys) + FLOAT32_BYTES * sizes.heads + mask
+    norms = attentions * FLOAT32_BYTES * sizes.hidden + (attentions + 1) * FLOAT32_BYTES
+    attention = 0 if "feed-forward" in frozen else attentions * kernel + norms
+    feed_forward = c * w.inner * (3 if w.gated else 1)
+    inputs = _layer_input_bytes(block, settings, adapted=adapted, frozen=frozen)
+    return attention + feed_forward + inputs
 
 
-def _asleep(
-    block: Sequence[Linear], setting: Setting, *, adapted: Collection[str]
+def _inputs_without_gradient(
+    block: Sequence[LinearLayer], settings: Settings, *, adapted: Collection[str]
 ) -> tuple[str, ...]:
-    """Return the inputs that want no gradient in the first block to learn."""
-    if setting.full:
+    """Return the input groups that need no gradient in the first block to learn."""
+    if settings.full_finetuning:
         return ()
-    learns = any(
-        x.name in adapted and (READS.get(x.role) == "attention" or x.role == "o") for x in block
-    )
-    return ("attention",) if learns else ("attention", "feed-forward")
+    in_attention = {x.name for x in block if x.role in ("q", "k", "v", "qkv", "o")}
+    return ("attention",) if in_attention & set(adapted) else ("attention", "feed-forward")
 
 
-def _inputs(
-    block: Sequence[Linear],
-    setting: Setting,
+def _layer_input_bytes(
+    block: Sequence[LinearLayer],
+    settings: Settings,
     *,
     adapted: Collection[str],
-    asleep: Collection[str],
+    frozen: Collection[str],
 ) -> int:
     """Return the bytes a token that weight gradients need: layers' inputs, and x A of each LoRA.
 
-    The input of `o` is attention's output, kept already. A plain layer under autocast makes a copy
-    of its input for its own adapter, and so does dropout, with a mask where the input wants a
-    gradient: a byte a value on a GPU, a float on a CPU, which is where float32 is computed in.
-    Layers of bitsandbytes, fused ones, and any in float32, share one.
+    A plain layer under autocast copies its input for its own adapter, and so does dropout, with a
+    mask where the input needs a gradient: a byte a value on a GPU, a float on a CPU, which is where
+    float32 is computed in. Layers of bitsandbytes, fused ones, and any in float32, share one input.
     """
-    c = setting.compute
-    if setting.full:
-        return c * (_shared(block) + _norm_outputs(block))
+    c = settings.compute_bytes
+    if settings.full_finetuning:
+        inputs = _input_widths(block)
+        norm_outputs = sum(width for name, width in inputs.items() if name in INPUT_GROUPS.values())
+        return c * (sum(inputs.values()) + norm_outputs)
     chosen = [linear for linear in block if linear.name in adapted]
-    low_rank = c * setting.r * len(chosen)
-    if not setting.dropout and (setting.packed or setting.fused or not setting.autocast):
-        return c * _shared(chosen) + low_rank
-    masked = [linear for linear in chosen if READS.get(linear.role) not in asleep]
-    mask = (1 if c < FLOAT else FLOAT) if setting.dropout else 0
-    copies = c * sum(x.n_in for x in chosen) + mask * sum(x.n_in for x in masked)
-    return copies + low_rank
+    low_rank = c * settings.r * len(chosen)
+    if not settings.dropout and (settings.packed or settings.fused or not settings.autocast):
+        return c * sum(_input_widths(chosen).values()) + low_rank
+    masked = [linear for linear in chosen if INPUT_GROUPS.get(linear.role) not in frozen]
+    mask = (1 if c < FLOAT32_BYTES else FLOAT32_BYTES) if settings.dropout else 0
+    return c * sum(x.n_in for x in chosen) + mask * sum(x.n_in for x in masked) + low_rank
 
 
-def _shared(chosen: Sequence[Linear]) -> int:
-    """Return the width of the distinct inputs of some layers, without attention's output."""
-    groups = {READS.get(linear.role, linear.name): linear for linear in chosen}
-    return sum(linear.n_in for linear in groups.values() if linear.role != "o")
+def _input_widths(layers: Sequence[LinearLayer]) -> dict[str, int]:
+    """Return widths of distinct inputs; that of `o` is attention's output, saved anyway."""
+    return {INPUT_GROUPS.get(x.role, x.name): x.n_in for x in layers if x.role != "o"}
 
 
-def _norm_outputs(block: Sequence[Linear]) -> int:
-    """Return the width that norms with a weight that trains keep: their input, normed."""
-    return sum(
-        linear.n_in
-        for linear in {READS.get(linear.role): linear for linear in block}.values()
-        if linear.role in READS
-    )
-
-
-def checkpoint(sizes: Architecture, setting: Setting) -> int:
-    """Return the bytes a token of a block's input as checkpointing keeps it."""
-    return setting.held * sizes.hidden
-
-
-def transient(block: Sequence[Linear], setting: Setting, *, hidden: int) -> int:
-    """Return the bytes that a block's backward pass has in hand at its widest, saved ones apart.
+def transient_bytes(block: Sequence[LinearLayer], sizes: Architecture, settings: Settings) -> int:
+    """Return the bytes of a block's backward pass at its widest, saved ones apart.
 
     In the gated part: the gradients of the product and of both its factors, and that of the
     residual stream, twice while its two branches meet. A quantized layer is dequantized for its
     input's gradient, and the largest counts.
     """
-    w, c = widths(block, hidden), setting.compute
-    a_token = c * ((3 if w.gated else 2) * w.inner + 2 * w.hidden)
-    whole = max((linear.params for linear in block), default=0) * c if setting.packed else 0
-    return a_token * setting.tokens + whole
-
-
-def _positions(sizes: Architecture, setting: Setting) -> int:
-    """Return the bytes of the tables of rotary positions, which all blocks share."""
-    width = widths(sizes.blocks[0], sizes.hidden).queries // sizes.heads
-    return 2 * setting.compute * setting.length * width
+    w, c = block_widths(block), settings.compute_bytes
+    per_token = c * ((3 if w.gated else 2) * w.inner + 2 * sizes.hidden)
+    dequantized = max((x.params for x in block), default=0) * c if settings.packed else 0
+    return per_token * settings.tokens + dequantized
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activations:
+class ActivationMemory:
     """Bytes that the backward pass needs, at the moments that can be a peak."""
 
     stored: int  # at the end of the forward pass
-    recomputed: int  # what checkpointing computes anew for one block, the largest
-    transient: int  # gradients in hand inside a block
-    first: int  # of `stored`, what the first block still needs when it comes last
+    recomputed: int = 0  # what checkpointing computes again for one block, the largest
+    transient: int  # gradients inside a block
+    first_block: int  # of `stored`, what the first block still needs when it comes last
 
     @property
-    def most(self) -> int:
+    def peak(self) -> int:
         """Bytes at the first step of the backward pass."""
         return self.stored + self.recomputed + self.transient
 
 
-def activations(
-    sizes: Architecture, setting: Setting, adapted: Sequence[Linear], *, checkpointing: bool
-) -> Activations:
+def activation_memory(
+    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer], *, checkpointing: bool
+) -> ActivationMemory:
     """Return what a forward pass leaves for the backward pass, with or without checkpointing.
 
-    Blocks before the first adapted one have nothing to learn and keep nothing; its own first norm
-    reads embeddings that want no gradient. With checkpointing every block keeps its input alone,
-    and one block at a time is computed again (Section 2; 18 MB a sequence for LLaMA 7B).
+    Blocks before the first adapted one have nothing to learn and save nothing; that block's first
+    norm reads embeddings that need no gradient. With checkpointing every block saves its input
+    alone, and one block at a time is computed again (Section 2; 18 MB a sequence for LLaMA 7B).
     """
     names = {linear.name for linear in adapted}
-    learns = [i for i, block in enumerate(sizes.blocks) if any(x.name in names for x in block)]
-    start = 0 if setting.full else min(learns, default=len(sizes.blocks))
-    live = sizes.blocks[start:]
-    if not live:
-        return Activations(stored=0, recomputed=0, transient=0, first=0)
-    each = [
-        saved(block, sizes, setting, adapted=names, first=place == 0 and not checkpointing)
-        for place, block in enumerate(live)
+    learning = [i for i, block in enumerate(sizes.blocks) if any(x.name in names for x in block)]
+    start = 0 if settings.full_finetuning else min(learning, default=len(sizes.blocks))
+    blocks = sizes.blocks[start:]
+    if not blocks:
+        return ActivationMemory(stored=0, transient=0, first_block=0)
+    saved = [
+        saved_bytes(block, sizes, settings, adapted=names, first=not number and not checkpointing)
+        for number, block in enumerate(blocks)
     ]
-    inside, whole = FLOAT * sizes.hidden, checkpoint(sizes, setting)
-    last = inside + FLOAT  # the norm before the output layer
-    if setting.full:
-        last += setting.compute * 2 * sizes.hidden  # its output, and that before its weight
-    tables = _positions(sizes, setting)
-    moving = max(transient(block, setting, hidden=sizes.hidden) for block in live)
+    norm_input = FLOAT32_BYTES * sizes.hidden
+    output = norm_input + FLOAT32_BYTES  # the norm before the output layer
+    if settings.full_finetuning:
+        output += settings.compute_bytes * 2 * sizes.hidden  # before and after its weight
+    head_width = block_widths(sizes.blocks[0]).queries // sizes.heads
+    rotary = 2 * settings.compute_bytes * settings.length * head_width  # all blocks share it
+    transient = max(transient_bytes(block, sizes, settings) for block in blocks)
     if checkpointing:
-        again = max(each) + (0 if setting.held == FLOAT else inside)  # the float32 input is at hand
-        return Activations(
-            stored=(len(sizes.blocks) * whole + last) * setting.tokens + tables,
-            recomputed=again * setting.tokens,
-            transient=moving,
-            first=whole * setting.tokens + tables,
+        checkpoint = settings.stored_bytes * sizes.hidden  # a block's input, bytes a token
+        is_float32 = settings.stored_bytes == FLOAT32_BYTES  # then the norm reads the checkpoint
+        return ActivationMemory(
+            stored=(len(sizes.blocks) * checkpoint + output) * settings.tokens + rotary,
+            recomputed=(max(saved) + (0 if is_float32 else norm_input)) * settings.tokens,
+            transient=transient,
+            first_block=checkpoint * settings.tokens + rotary,
         )
-    inputs = len(live) - (0 if setting.full else 1)
-    return Activations(
-        stored=(sum(each) + inputs * inside + last) * setting.tokens + tables,
-        recomputed=0,
-        transient=moving,
-        first=each[0] * setting.tokens + tables,
+    inputs = len(blocks) - (0 if settings.full_finetuning else 1)
+    return ActivationMemory(
+        stored=(sum(saved) + inputs * norm_input + output) * settings.tokens + rotary,
+        transient=transient,
+        first_block=saved[0] * settings.tokens + rotary,
     )

@@ -1,4 +1,4 @@
-"""What memory is made of: a model's linear layers by block and role, its embeddings, its norms."""
+"""The sizes of a model: its linear layers by block and role, its embeddings, its norms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from qlora_repro.lora.targets import TARGETS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear:
+class LinearLayer:
     """One linear layer of the base model, without its bias."""
 
     name: str  # "model.layers.0.self_attn.q_proj"
     layer: int | None  # the block it is in; None outside of the blocks
-    role: str  # of lora.roles, or "other"
+    role: str  # "q", "down", …, as in lora.targets, or "other"
     n_in: int
     n_out: int
 
@@ -24,7 +24,7 @@ class Linear:
         """Weights."""
         return self.n_in * self.n_out
 
-    def adapter(self, r: int) -> int:
+    def adapter_params(self, r: int) -> int:
         """Weights of its LoRA: A (r, in) and B (out, r)."""
         return r * (self.n_in + self.n_out)
 
@@ -33,7 +33,7 @@ class Linear:
 class Architecture:
     """The sizes of a model that decide its memory."""
 
-    linears: tuple[Linear, ...]
+    linears: tuple[LinearLayer, ...]
     embedding: int  # parameters of input embeddings
     head: int  # of an output embedding of its own; 0 where it is tied to the input's
     vectors: int  # of norms, biases and whatever else is in no linear layer
@@ -47,27 +47,27 @@ class Architecture:
         return sum(linear.params for linear in self.linears)
 
     @property
-    def kept(self) -> int:
+    def unquantized(self) -> int:
         """Parameters that stay unquantized."""
         return self.embedding + self.head + self.vectors
 
     @property
     def params(self) -> int:
         """All parameters."""
-        return self.quantizable + self.kept
+        return self.quantizable + self.unquantized
 
     @cached_property
-    def blocks(self) -> tuple[tuple[Linear, ...], ...]:
+    def blocks(self) -> tuple[tuple[LinearLayer, ...], ...]:
         """The linear layers of each transformer block, in the model's order."""
-        found: dict[tuple[str, int], list[Linear]] = {}
+        blocks: dict[tuple[str, int], list[LinearLayer]] = {}
         for linear in self.linears:
             if linear.layer is not None:
                 stack = linear.name.partition(".")[0]  # T5 numbers its two stacks alike
-                found.setdefault((stack, linear.layer), []).append(linear)
-        return tuple(map(tuple, found.values()))
+                blocks.setdefault((stack, linear.layer), []).append(linear)
+        return tuple(map(tuple, blocks.values()))
 
 
-def llama(sizes: ArchitectureConfig) -> Architecture:
+def llama_architecture(sizes: ArchitectureConfig) -> Architecture:
     """Return the layers of a Llama model: q, k, v, o, and a gated feed-forward part, no biases.
 
     Raises ConfigError for heads that do not divide the hidden size.
@@ -89,7 +89,7 @@ def llama(sizes: ArchitectureConfig) -> Architecture:
         "mlp.down_proj": ("down", inner, h),
     }
     linears = tuple(
-        Linear(name=f"model.layers.{n}.{name}", layer=n, role=role, n_in=n_in, n_out=n_out)
+        LinearLayer(name=f"model.layers.{n}.{name}", layer=n, role=role, n_in=n_in, n_out=n_out)
         for n in range(sizes.num_hidden_layers)
         for name, (role, n_in, n_out) in shapes.items()
     )
@@ -104,13 +104,14 @@ def llama(sizes: ArchitectureConfig) -> Architecture:
     )
 
 
-def adapted(
-    linears: Sequence[Linear], target: str, *, layers: list[int] | None
-) -> tuple[Linear, ...]:
+def adapted_layers(
+    linears: Sequence[LinearLayer], target: str, *, layers: list[int] | None
+) -> tuple[LinearLayer, ...]:
     """Return the layers of a Llama model that LoRA goes to; none for full fine-tuning.
 
-    Raises ConfigError for a target that is no key of TARGETS, as a regular expression is looked up
-    in the model itself, and for a block that there is not.
+    Raises:
+        ConfigError: The target is no key of TARGETS (a regular expression needs the model itself),
+            or a block does not exist.
     """
     if target not in TARGETS:
         raise ConfigError(f"lora.target={target!r} is not one of {', '.join(TARGETS)}")

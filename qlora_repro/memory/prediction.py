@@ -1,101 +1,191 @@
-"""What a run would take in memory, as a record; and what was to be expected of one that ran."""
+"""What a run takes in memory, as a record, and the micro-batch that fits a card.
 
-from collections.abc import Sequence
-from dataclasses import replace
+A run may leave rows in a forward pass and gradient checkpointing open (`auto`). The batch of an
+optimizer step, and so its loss, is the same whatever is chosen here.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Any
 
-from qlora_repro.config.schema import RunConfig
+from qlora_repro.config.schema import RunConfig, TrainConfig
 from qlora_repro.errors import QloraError
-from qlora_repro.memory.architecture import Architecture, Linear
-from qlora_repro.memory.breakdown import bits, inference, trained_params, training
-from qlora_repro.memory.micro_batch import (
-    MicroBatch,
-    settle_micro_batch,
-    settle_micro_batch_of_plan,
+from qlora_repro.memory.breakdown import (
+    bits_per_parameter,
+    inference_memory,
+    trained_parameters,
+    training_memory,
 )
-from qlora_repro.memory.settings import Setting, architecture, setting
+from qlora_repro.memory.settings import read_architecture, read_settings, usable_bytes
 from qlora_repro.records import MemoryPlan
-from qlora_repro.store.run_id import key
+from qlora_repro.store.run_id import stage_digest
+
+MARGIN = 0.9  # of a card's memory, as predictions are to be within a tenth of what is measured
+# A pass through a block takes as long, whatever its tokens, as this many products of a weight and a
+# token: 4.7 ms at 600 TFLOP/s, as measured on an H100. It decides nothing but what is chosen.
+LAUNCH_PRODUCTS = 4.7e-3 * 600e12 / 2
 
 
-def predicted(cfg: RunConfig) -> MemoryPlan:
-    """Return what a run would take: where it leaves the micro-batch open, on plan.memory, or least.
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """What one forward pass computes."""
 
-    The least that it takes is one row with checkpointing, which is what is chosen for no card.
+    rows: int
+    checkpointing: bool
+
+    def describe(self) -> str:
+        """Return it in words.
+
+        >>> MicroBatch(rows=4, checkpointing=False).describe()
+        'micro-batch 4 without gradient checkpointing'
+        """
+        way = "with" if self.checkpointing else "without"
+        return f"micro-batch {self.rows} {way} gradient checkpointing"
+
+
+def is_micro_batch_open(train: TrainConfig) -> bool:
+    """Whether the planner is to choose."""
+    return "auto" in (train.micro_batch_size, train.gradient_checkpointing)
+
+
+def choose_micro_batch(
+    cfg: RunConfig, memory: int | None, *, length: int | None = None, processes: int = 1
+) -> MicroBatch:
+    """Return the fastest micro-batch that fits; what the configuration states stays.
+
+    The optimizer's states have to fit too: a paged run is what is left when nothing else is. Where
+    nothing fits, or `memory` is None, it is what takes least: one row, with checkpointing.
+
+    Args:
+        cfg: The run.
+        memory: Bytes of the card; None on a CPU, and for a base that is divided over cards.
+        length: Tokens of the longest row, where it is known.
+        processes: How many share a batch.
     """
-    cfg = settle_micro_batch_of_plan(cfg)
-    asked = setting(cfg)
-    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return _record(cfg, asked, sizes, adapted)
+    train = cfg.train
+    rows = [n for n in range(1, train.batch_size + 1) if train.batch_size // processes % n == 0]
+    candidates = [
+        MicroBatch(rows=n, checkpointing=checkpointing)
+        for n in (rows if train.micro_batch_size == "auto" else [train.micro_batch_rows])
+        for checkpointing in (
+            (True, False) if train.gradient_checkpointing == "auto" else [train.uses_checkpointing]
+        )
+    ]
+    if memory is None or len(candidates) == 1:
+        return candidates[0]
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    settings = {m: read_settings(apply_micro_batch(cfg, m), length=length) for m in candidates}
+    tokens = settings[candidates[0]].length
+    block_weights = sizes.quantizable / max(1, len(sizes.blocks))
+    for micro_batch in sorted(
+        candidates, key=lambda m: relative_row_time(cfg, m, tokens, block_weights=block_weights)
+    ):
+        peak = training_memory(sizes, settings[micro_batch], adapted).peak
+        if peak <= MARGIN * memory:
+            return micro_batch
+    return candidates[0]
 
 
-def _record(
-    cfg: RunConfig, asked: Setting, sizes: Architecture, adapted: Sequence[Linear]
-) -> MemoryPlan:
-    train, answer = training(sizes, asked, adapted), inference(sizes, asked, adapted)
+def relative_row_time(
+    cfg: RunConfig, micro_batch: MicroBatch, length: int, *, block_weights: float
+) -> float:
+    """Return what a row of `length` tokens takes, in the time of a forward pass over a token.
+
+    A backward pass computes the gradients of activations, and of weights where all of them train;
+    with checkpointing the forward pass is computed again. A block of few weights waits for its
+    kernels.
+    """
+    passes = (3 if cfg.full_finetuning else 2) + micro_batch.checkpointing
+    return passes * (length + LAUNCH_PRODUCTS / block_weights / micro_batch.rows)
+
+
+def apply_micro_batch(cfg: RunConfig, micro_batch: MicroBatch) -> RunConfig:
+    """Return the configuration to run; what names the run keeps its `auto`."""
+    train = replace(
+        cfg.train,
+        micro_batch_size=micro_batch.rows,
+        gradient_checkpointing=micro_batch.checkpointing,
+    )
+    return replace(cfg, train=train)
+
+
+def apply_planned_micro_batch(cfg: RunConfig) -> RunConfig:
+    """Return the configuration with what is chosen for plan.memory, or for no card: the least."""
+    memory = None if cfg.plan.memory is None else usable_bytes(cfg.plan.memory, cfg.plan)
+    return apply_micro_batch(cfg, choose_micro_batch(cfg, memory))
+
+
+def predict_memory(cfg: RunConfig) -> MemoryPlan:
+    """Return what a run would take, with an open micro-batch chosen for plan.memory."""
+    cfg = apply_planned_micro_batch(cfg)
+    settings = read_settings(cfg)
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    training = training_memory(sizes, settings, adapted)
+    inference = inference_memory(sizes, settings, adapted)
     return MemoryPlan(
-        run_id=key(cfg, "train"),
+        run_id=stage_digest(cfg, "train"),
         model=cfg.model.name,
-        dtype=asked.dtype,
-        dq=asked.dq,
+        dtype=settings.dtype,
+        dq=settings.dq,
         stand_in=cfg.scale.stand_in,
-        simulated=asked.backend == "simulated" and cfg.quantized,
+        simulated=settings.backend == "simulated" and cfg.quantized,
         lora=cfg.lora.target,
-        r=None if cfg.full_finetuning else asked.r,
-        optim=asked.optim,
+        r=None if cfg.full_finetuning else settings.r,
+        optim=settings.optim,
         adapters=cfg.lora.dtype,
-        rows=asked.rows,
-        length=asked.length,
-        checkpointing=asked.checkpointing,
-        accumulates=asked.accumulates,
+        rows=settings.rows,
+        length=settings.length,
+        checkpointing=settings.checkpointing,
+        accumulates=settings.accumulates,
         params=sizes.params,
-        trained=trained_params(sizes, asked, adapted),
-        bits=bits(sizes, asked),
-        weights=train.weights,
-        scales=train.scales,
-        adapter_weights=train.adapters,
-        gradients=train.gradients,
-        optimizer=train.optimizer,
-        copies=train.copies,
-        activations=train.activations,
-        activations_checkpointed=train.checkpointed,
-        activations_unchecked=train.unchecked,
-        logits=train.logits,
-        peak=train.peak,
-        when=train.when,
-        busy=train.busy,
-        stepping=train.stepping,
-        cache=answer.cache,
-        inference_activations=answer.activations,
-        inference_logits=answer.logits,
-        inference_peak=answer.peak,
+        trained=trained_parameters(sizes, settings, adapted),
+        bits=bits_per_parameter(sizes, settings),
+        weights=training.weights,
+        scales=training.scales,
+        adapter_weights=training.adapters,
+        gradients=training.gradients,
+        optimizer=training.optimizer,
+        copies=training.copies,
+        activations=training.activations,
+        activations_checkpointed=training.checkpointed,
+        activations_unchecked=training.unchecked,
+        logits=training.logits,
+        peak=training.peak,
+        when=training.when,
+        busy=training.busy,
+        stepping=training.stepping,
+        cache=inference.cache,
+        inference_activations=inference.activations,
+        inference_logits=inference.logits,
+        inference_peak=inference.peak,
     )
 
 
-def predicted_peak(cfg: RunConfig, *, length: int | None = None, padded: bool = True) -> int:
-    """Return the bytes that loading the model and training it take at most.
+def predict_peak(cfg: RunConfig, *, length: int | None = None, padded: bool = True) -> int:
+    """Return the peak in bytes of loading the model and training it.
 
-    `length` is that of the longest row, where it is known; `padded` is whether others are shorter.
+    Args:
+        cfg: The run.
+        length: Tokens of the longest row, where it is known.
+        padded: Whether other rows are shorter.
     """
-    asked = setting(cfg, length=length)
-    asked = replace(asked, padded=asked.padded and padded)
-    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return training(sizes, asked, adapted).peak
+    settings = read_settings(cfg, length=length)
+    settings = replace(settings, padded=settings.padded and padded)
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    return training_memory(sizes, settings, adapted).peak
 
 
-def foretold(cfg: RunConfig, training: dict[str, Any] | None) -> int | None:
-    """Return the peak that was to be expected of a run, for rows as long as the longest it saw.
+def expected_peak(cfg: RunConfig, training: dict[str, Any] | None) -> int | None:
+    """Return the peak to expect of a run, for rows as long as the longest that it saw.
 
-    `training` is the run's record. None where it did not train or did not note that length, where
-    the base lay divided, and where planning cannot tell: a run that is done is not to fail for it.
+    `training` is the run's record. None where it did not train or did not record that length, where
+    the base was divided, and where planning fails: a run that is done is not to fail for it.
     """
-    if training and training.get("sharded"):
+    if not training or training.get("sharded") or not training.get("longest"):
         return None
-    longest = training.get("longest") if training else None
-    if training and "micro_batch_size" in training:  # not in a record from before it was noted
+    if "micro_batch_size" in training:  # older records lack it
         rows, checkpointing = training["micro_batch_size"], training["gradient_checkpointing"]
-        cfg = settle_micro_batch(cfg, MicroBatch(rows=rows, checkpointing=checkpointing))
+        cfg = apply_micro_batch(cfg, MicroBatch(rows=rows, checkpointing=checkpointing))
     try:
-        return predicted_peak(cfg, length=longest) if longest else None
+        return predict_peak(cfg, length=training["longest"])
     except QloraError:
         return None

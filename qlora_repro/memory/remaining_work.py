@@ -1,61 +1,171 @@
-"""What a cell still has to run, and how long that took cells like it."""
+"""What a cell still has to run, and how long that takes: by earlier cells, or by operations.
 
-from collections.abc import Iterator, Sequence
+Of operations, products of matrices count, and what a pass through a block takes besides whatever
+its tokens, as kernels wait to be started. A product of (m, k) and (k, n) is 2 m k n operations.
+Sequences count at full length, which few rows of a dataset have.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from qlora_repro.config.schema import RunConfig
-from qlora_repro.memory.operations import scoring_seconds, training_seconds
+from qlora_repro.config.schema import EvalConfig, PlanConfig, RunConfig
+from qlora_repro.memory.architecture import Architecture, LinearLayer
+from qlora_repro.memory.prediction import apply_planned_micro_batch
+from qlora_repro.memory.settings import Settings, read_architecture, read_settings
 from qlora_repro.store.cell import find_cell
-from qlora_repro.store.progress import read_note
+from qlora_repro.store.runs import read_note
 
-TRAINING, AFTER, BEFORE = "training", "scores after tuning", "scores before tuning"
-ASK = "plan.tflops=RATE of the card estimates it"
+TRAINING = "training"  # as store.cell names the stage
+TFLOPS_HINT = "plan.tflops=RATE of the card estimates it"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Todo:
-    """The stages that are missing, and what they may take on one card."""
+class ForwardOperations:
+    """Operations of one forward pass over one sequence."""
 
-    stages: list[str]  # of training and scoring; empty when all is in the store
-    seconds: float | None  # by earlier cells; None: of some stage no earlier cell tells
-    earlier: int  # stages of earlier cells that this is from
-    estimate: float | None = None  # s, by operations where no earlier cell tells; None: not asked
-    left_out: Sequence[str] = ()  # stages that the estimate lacks
+    base: int  # linear layers of the base model
+    adapters: int
+    attention: int  # queries with keys, and their weights with values; half of it, as it is causal
+    output: int  # logits of the positions that the loss sees
 
     @property
-    def best(self) -> float | None:
-        """Seconds by earlier cells, or else by operations."""
-        return self.estimate if self.seconds is None else self.seconds
+    def blocks(self) -> int:
+        """Operations of all transformer blocks."""
+        return self.base + self.adapters + self.attention
 
-    def words(self, usd_per_hour: float | None = None) -> str:
+
+def forward_operations(
+    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer]
+) -> ForwardOperations:
+    """Return the operations of a forward pass over a sequence of `settings.length` tokens."""
+    queries = sum(x.n_in for x in sizes.linears if x.role == "o")
+    adapters = sum(linear.adapter_params(settings.r) for linear in adapted)
+    return ForwardOperations(
+        base=2 * sizes.quantizable * settings.length,
+        adapters=0 if settings.full_finetuning else 2 * adapters * settings.length,
+        attention=2 * queries * settings.length**2,
+        output=2 * sizes.vocab * sizes.hidden * settings.loss_positions,
+    )
+
+
+def training_operations(
+    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer]
+) -> int:
+    """Return the operations of training on one sequence, forward and backward.
+
+    The backward pass has a product for the gradient of each layer's input, and one for that of its
+    weight where it trains: adapters', or all of them. Checkpointing computes the blocks once more.
+    """
+    forward = forward_operations(sizes, settings, adapted)
+    backward = forward.base + 2 * forward.adapters + 2 * forward.attention + forward.output
+    weights = forward.base + forward.output if settings.full_finetuning else 0
+    again = forward.blocks if settings.checkpointing else 0
+    return forward.blocks + forward.output + backward + weights + again
+
+
+def scoring_operations(
+    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer]
+) -> int:
+    """Return the operations of scoring one sequence: a forward pass."""
+    forward = forward_operations(sizes, settings, adapted)
+    return forward.blocks + forward.output
+
+
+def estimate_training_seconds(cfg: RunConfig) -> float | None:
+    """Return the seconds of training a cell on one card; None without plan.tflops."""
+    if cfg.plan.tflops is None:
+        return None
+    settings = read_settings(apply_planned_micro_batch(cfg))
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    rows = cfg.train.max_steps * cfg.train.batch_size
+    operations = rows * training_operations(sizes, settings, adapted)
+    passes = rows / settings.rows * (3 if settings.checkpointing else 2)
+    return _seconds(cfg.plan, operations, passes * len(sizes.blocks))
+
+
+def estimate_scoring_seconds(cfg: RunConfig) -> float | None:
+    """Return the seconds of scoring a model once on one card; None where it cannot be told.
+
+    Texts have as many tokens as the configuration says. How long questions are is not known before
+    they are read: their tokens are those of plan.score_tokens, if it has any.
+    """
+    tokens, plan = count_text_tokens(cfg.eval), cfg.plan
+    if cfg.eval.tasks:
+        if plan.score_tokens is None:
+            return None
+        tokens += plan.score_tokens
+    if plan.tflops is None or not tokens:
+        return None
+    settings = read_settings(apply_planned_micro_batch(cfg))
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    rows = tokens / settings.length
+    operations = rows * scoring_operations(sizes, settings, adapted)
+    return _seconds(plan, operations, rows / cfg.eval.batch_size * len(sizes.blocks))
+
+
+def count_text_tokens(cfg: EvalConfig) -> int:
+    """Return the tokens that windows over a text have together; 0 where none or all is scored."""
+    if cfg.perplexity_file is None or cfg.perplexity_tokens is None:
+        return 0
+    overlap = cfg.perplexity_window / (cfg.perplexity_stride or cfg.perplexity_window)
+    return round(cfg.perplexity_tokens * overlap)
+
+
+def _seconds(plan: PlanConfig, operations: float, block_passes: float) -> float:
+    """Return the time of so many operations, and of so many passes through a block."""
+    assert plan.tflops is not None
+    rate = plan.tflops * 1e12 * plan.utilization
+    return operations / rate + block_passes * plan.block_ms / 1e3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemainingWork:
+    """The stages of a cell that are missing, and what they may take on one card."""
+
+    stages: list[str]  # of training and scoring; empty when all is in the store
+    measured_seconds: float | None = None  # by earlier cells; None: not known of every stage
+    earlier_stages: int = 0  # of earlier cells that this is from
+    estimated_seconds: float | None = None  # by operations where no earlier cell tells
+    unestimated: Sequence[str] = ()  # stages that the estimate lacks
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds by earlier cells, or else by operations."""
+        return self.estimated_seconds if self.measured_seconds is None else self.measured_seconds
+
+    def describe(self, usd_per_hour: float | None = None) -> str:
         """Return it as a line, with the price of that time where an hour has one.
 
-        >>> Todo(stages=["training"], seconds=90.0, earlier=3).words()
+        >>> RemainingWork(stages=["training"], measured_seconds=90.0, earlier_stages=3).describe()
         'to run: training; about 90 s, from 3 earlier stages'
-        >>> Todo(stages=["training"], seconds=None, earlier=0, estimate=7200.0).words(2.5)
+        >>> RemainingWork(stages=["training"], estimated_seconds=7200.0).describe(2.5)
         'to run: training; about 2.0 GPU-hours, 5 USD: an estimate, rows at full length'
-        >>> Todo(stages=[], seconds=0.0, earlier=0).words()
+        >>> RemainingWork(stages=[]).describe()
         'in the store'
         """
         if not self.stages:
             return "in the store"
-        price = spell_price(self.best, usd_per_hour)
-        took = "time unknown without plan.tflops: no earlier cell is like it"
-        if self.seconds is not None:
-            took = f"about {spell_time(self.seconds)}{price}, from {self.earlier} earlier stages"
-        elif self.estimate is not None:
-            took = f"about {self.estimate / 3600:.1f} GPU-hours{price}: an estimate, rows at full "
-            took += f"length{spell_left_out(self.left_out)}"
-        return f"to run: {', '.join(self.stages)}; {took}"
+        price = ""
+        if self.seconds is not None and usd_per_hour is not None:
+            price = f", {self.seconds / 3600 * usd_per_hour:,.0f} USD"
+        time = "time unknown without plan.tflops: no earlier cell is like it"
+        if self.measured_seconds is not None:
+            duration = format_duration(self.measured_seconds)
+            time = f"about {duration}{price}, from {self.earlier_stages} earlier stages"
+        elif self.estimated_seconds is not None:
+            hours = self.estimated_seconds / 3600
+            time = f"about {hours:.1f} GPU-hours{price}: an estimate, rows at full length"
+            time += format_unestimated(self.unestimated)
+        return f"to run: {', '.join(self.stages)}; {time}"
 
 
-def spell_time(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a time as one reads it.
 
-    >>> spell_time(90), spell_time(1800), spell_time(114_000)
+    >>> format_duration(90), format_duration(1800), format_duration(114_000)
     ('90 s', '30 min', '31.7 h')
     """
     if seconds < 600:
@@ -63,21 +173,10 @@ def spell_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def spell_price(seconds: float | None, usd_per_hour: float | None) -> str:
-    """Return a price to set behind a time, if there is one.
+def format_unestimated(stages: Sequence[str]) -> str:
+    """Return what to add to an estimate that lacks some stages.
 
-    >>> spell_price(7200, 2.5), spell_price(7200, None)
-    (', 5 USD', '')
-    """
-    if seconds is None or usd_per_hour is None:
-        return ""
-    return f", {seconds / 3600 * usd_per_hour:,.0f} USD"
-
-
-def spell_left_out(stages: Sequence[str]) -> str:
-    """Return what to set behind an estimate that lacks some stages.
-
-    >>> spell_left_out([AFTER])
+    >>> format_unestimated(["scores after tuning"])
     '; left out: scores after tuning (plan.score_tokens=N counts them)'
     """
     if not stages:
@@ -85,57 +184,58 @@ def spell_left_out(stages: Sequence[str]) -> str:
     return f"; left out: {', '.join(stages)} (plan.score_tokens=N counts them)"
 
 
-def todo(cfg: RunConfig) -> Todo:
+def estimate_remaining_work(cfg: RunConfig) -> RemainingWork:
     """Return what training and scoring this cell would still take."""
-    asked = replace(cfg, stages=["train", "eval"] if cfg.train.max_steps else ["eval"])
-    stages = find_cell(asked).missing()
-    origins = list(_origins(Path(cfg.results_dir)))
-    by_earlier = {stage: _took(cfg, stage, origins) for stage in stages}
-    known = {stage: seconds for stage, (seconds, _) in by_earlier.items() if seconds is not None}
-    earlier = sum(count for _, count in by_earlier.values())
-    if len(known) == len(stages):
-        return Todo(stages=stages, seconds=sum(known.values()), earlier=earlier)
+    stages = find_cell(
+        replace(cfg, stages=["train", "eval"] if cfg.train.max_steps else ["eval"])
+    ).missing_stages()
+    paths = sorted(Path(cfg.results_dir).glob("*/origin-*.json"))
+    origins = [origin for path in paths if (origin := read_note(path)) is not None]
+    by_earlier = {stage: _median_seconds(cfg, stage, origins) for stage in stages}
+    seconds = {stage: s for stage, (s, _) in by_earlier.items() if s is not None}
+    earlier_stages = sum(count for _, count in by_earlier.values())
+    if len(seconds) == len(stages):
+        total = sum(seconds.values())
+        return RemainingWork(stages=stages, measured_seconds=total, earlier_stages=earlier_stages)
     for stage in stages:
-        seconds = training_seconds(cfg) if stage == TRAINING else scoring_seconds(cfg)
-        if stage not in known and seconds is not None:
-            known[stage] = seconds
-    return Todo(
+        estimate = estimate_training_seconds if stage == TRAINING else estimate_scoring_seconds
+        if stage not in seconds and (estimated := estimate(cfg)) is not None:
+            seconds[stage] = estimated
+    return RemainingWork(
         stages=stages,
-        seconds=None,
-        earlier=earlier,
-        estimate=sum(known.values()) if known and cfg.plan.tflops is not None else None,
-        left_out=[stage for stage in stages if stage not in known],
+        earlier_stages=earlier_stages,
+        estimated_seconds=sum(seconds.values()) if seconds and cfg.plan.tflops else None,
+        unestimated=[stage for stage in stages if stage not in seconds],
     )
 
 
-def _origins(root: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(root.glob("*/origin-*.json")):
-        note = read_note(path)
-        if note is not None:
-            yield note
-
-
-def _took(cfg: RunConfig, stage: str, origins: list[dict[str, Any]]) -> tuple[float | None, int]:
+def _median_seconds(
+    cfg: RunConfig, stage: str, origins: list[dict[str, Any]]
+) -> tuple[float | None, int]:
     """Return the median seconds of a stage in cells of this model, and their number.
 
     Training is scaled by the rows it sees; cells of the same data type count alone, where any are.
     """
     trains = stage == TRAINING
-    like = [o for o in origins if o["config"]["model"]["name"] == cfg.model.name]
-    like = [o for o in like if (o["stage"] == "train") == trains]
+    similar = [
+        origin
+        for origin in origins
+        if origin["config"]["model"]["name"] == cfg.model.name
+        and (origin["stage"] == "train") == trains
+    ]
     if not trains:
-        asked = (cfg.eval.tasks, cfg.eval.n, cfg.eval.limit, cfg.eval.perplexity_file)
         keys = ("tasks", "n", "limit", "perplexity_file")
-        like = [o for o in like if tuple(o["config"]["eval"][k] for k in keys) == asked]
-    same = [o for o in like if o["config"]["dtype"]["name"] == cfg.dtype.name]
-    chosen = same or like
+        wanted = {k: getattr(cfg.eval, k) for k in keys}
+        similar = [o for o in similar if {k: o["config"]["eval"][k] for k in keys} == wanted]
+    same = [o for o in similar if o["config"]["dtype"]["name"] == cfg.dtype.name]
+    chosen = same or similar
     if not chosen:
         return None, 0
-    scales = [_rows(o["config"]["train"]) if trains else 1 for o in chosen]
-    each = median(o["seconds"] / scale for o, scale in zip(chosen, scales, strict=True))
-    rows = cfg.train.max_steps * cfg.train.batch_size if trains else 1
-    return each * rows, len(chosen)
+    if not trains:
+        return median(origin["seconds"] for origin in chosen), len(chosen)
+    per_row = median(o["seconds"] / _trained_rows(o["config"]["train"]) for o in chosen)
+    return per_row * cfg.train.max_steps * cfg.train.batch_size, len(chosen)
 
 
-def _rows(train: dict[str, Any]) -> int:
+def _trained_rows(train: dict[str, Any]) -> int:
     return max(1, int(train["max_steps"]) * int(train["batch_size"]))

@@ -14,21 +14,21 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-SDPA, BY_LENGTH = "sdpa", "by_length"  # names that transformers knows, the second once registered
+SDPA, SHORT_ROWS = "sdpa", "by_length"  # names that transformers knows, the second once registered
 # Queries times keys up to which products are faster, by experiments/benchmarks/bench_attention.py.
-MOST_PAIRS = {torch.float32: 64 * 64, torch.bfloat16: 128 * 128}
+MAX_PAIRS = {torch.float32: 64 * 64, torch.bfloat16: 128 * 128}
 
 
 def set_attention(model: PreTrainedModel, name: str) -> str:
     """Let a model attend by length where `name` is auto and it is on a CPU; return what it does."""
     device = next(model.parameters()).device
     if name == "auto" and device.type == "cpu" and model.config._attn_implementation == SDPA:
-        model.set_attn_implementation(BY_LENGTH)
+        model.set_attn_implementation(SHORT_ROWS)
     used: str = model.config._attn_implementation
     return used
 
 
-def attend_by_length(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -36,11 +36,11 @@ def attend_by_length(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as `attend_plainly` does where that is faster, through torch's kernel elsewhere."""
+    """Attend as `attend_by_products` does where that is faster, with torch's kernel elsewhere."""
     plain = (
         query.device.type == "cpu"
         and query.requires_grad
-        and query.shape[2] * key.shape[2] <= MOST_PAIRS.get(query.dtype, 0)
+        and query.shape[2] * key.shape[2] <= MAX_PAIRS.get(query.dtype, 0)
         and not kwargs.get("dropout")
         and all(kwargs.get(name) is None for name in ("position_bias", "cache", "softcap"))
         and (attention_mask is None or attention_mask.dtype == torch.bool)
@@ -54,10 +54,10 @@ def attend_by_length(
         attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend_plainly(query, key, value, attention_mask, scale=scale), None
+    return attend_by_products(query, key, value, attention_mask, scale=scale), None
 
 
-def attend_plainly(
+def attend_by_products(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scale: float
 ) -> Tensor:
     """Return attention's output (B, Q, H, D) by matrix products and a softmax in float32.
@@ -76,5 +76,5 @@ def attend_plainly(
     return output.view(batch, heads, queries, -1).transpose(1, 2).contiguous()
 
 
-AttentionInterface.register(BY_LENGTH, attend_by_length)
-AttentionMaskInterface.register(BY_LENGTH, sdpa_mask)
+AttentionInterface.register(SHORT_ROWS, attend)
+AttentionMaskInterface.register(SHORT_ROWS, sdpa_mask)

@@ -1,6 +1,6 @@
-"""Which folder a model is read from, what its files are, and what goes on record about them.
+"""Which folder a model is read from: found or made, checked, and described for the record.
 
-A model's tokenizer and configuration, before any weights are read.
+Start with `find_checkpoint`. Reading the weights is `load`'s.
 """
 
 import hashlib
@@ -15,13 +15,14 @@ from transformers import AutoConfig, AutoTokenizer
 
 from qlora_repro.config.schema import ModelConfig
 from qlora_repro.errors import ConfigError, ModelError
-from qlora_repro.model.embedded import embedded_checkpoint, embedded_origin
-from qlora_repro.model.hub import hub_checkpoint, hub_tokenizer
-from qlora_repro.model.library_logging import quiet
-from qlora_repro.model.tiny import tiny_checkpoint
+from qlora_repro.model.embedded import embedded_checkpoint, read_origin
+from qlora_repro.model.hub import download_checkpoint, download_tokenizer
+from qlora_repro.model.library_logging import silence_transformers
+from qlora_repro.model.tiny import make_tiny_checkpoint
 
-PIECES = 64  # of a weight file, read for its digest
-PIECE = 1 << 16  # bytes
+DIGEST_PIECES = 64  # of a weight file, read for its digest
+PIECE_BYTES = 1 << 16
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +35,23 @@ class Checkpoint:
     origin: dict[str, Any]  # for the record
 
 
-def find(model: ModelConfig) -> Checkpoint:
+def find_checkpoint(model: ModelConfig) -> Checkpoint:
     """Return the checked checkpoint that a model section names; download or make it when needed.
 
-    Raises ConfigError for a section that names none, ModelError for one that cannot be used.
+    Raises:
+        ConfigError: the section names none.
+        ModelError: it cannot be used.
     """
     if model.source not in SOURCES:
         raise ConfigError(f"model.source is {model.source!r}, and must be {', '.join(SOURCES)}")
-    checkpoint = SOURCES[model.source](model)
-    if model.source != "hub":
-        check_weights(checkpoint.folder)
-    return checkpoint
+    return SOURCES[model.source](model)
 
 
-def _hub(model: ModelConfig) -> Checkpoint:
-    path = _path(model)
-    folder, commit = hub_checkpoint(path, revision=model.revision, code=model.trust_remote_code)
+def _hub_checkpoint(model: ModelConfig) -> Checkpoint:
+    path = _required_path(model)
+    folder, commit = download_checkpoint(
+        path, revision=model.revision, code=model.trust_remote_code
+    )
     pickled = check_weights(folder, allow_pickle=True)
     origin = {
         "revision": model.revision,
@@ -59,26 +61,19 @@ def _hub(model: ModelConfig) -> Checkpoint:
     return Checkpoint(folder=folder, name=path, commit=commit, origin=origin)
 
 
-def _local(model: ModelConfig) -> Checkpoint:
-    return folder_checkpoint(Path(_path(model)).expanduser())
-
-
-def _embedded(model: ModelConfig) -> Checkpoint:
+def _embedded_checkpoint(_: ModelConfig) -> Checkpoint:
     folder = embedded_checkpoint()
-    origin = embedded_origin(folder)
+    check_weights(folder)
+    origin = read_origin(folder)
     origin["converted_sha256"] = origin.pop("files")["model.safetensors"]
     return Checkpoint(folder=folder, name=str(folder), commit=None, origin=origin)
 
 
-def _random(model: ModelConfig) -> Checkpoint:
-    return folder_checkpoint(tiny_checkpoint(model.kind))
-
-
 SOURCES: dict[str, Callable[[ModelConfig], Checkpoint]] = {
-    "hub": _hub,
-    "local": _local,
-    "embedded": _embedded,
-    "random": _random,
+    "hub": _hub_checkpoint,
+    "local": lambda model: folder_checkpoint(Path(_required_path(model)).expanduser()),
+    "embedded": _embedded_checkpoint,
+    "random": lambda model: folder_checkpoint(make_tiny_checkpoint(model.kind)),
 }
 
 
@@ -89,17 +84,20 @@ def folder_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder=folder, name=str(folder), commit=None, origin=origin)
 
 
-def _path(model: ModelConfig) -> str:
+def _required_path(model: ModelConfig) -> str:
     if not model.path:
         raise ConfigError(f"model={model.name} has no model.path; write model.path=DIR or a hub id")
     return model.path
 
 
 def check_weights(folder: Path, *, allow_pickle: bool = False) -> bool:
-    """Refuse a folder without a whole 16-bit checkpoint; return whether its weights are pickled.
+    """Refuse a folder without a complete 16-bit checkpoint; return whether its weights are pickled.
 
     Pickled files run code when they are read carelessly, so a user's own folder must be converted;
     from the hub they are read with torch's restricted unpickler.
+
+    Raises:
+        ModelError: something is missing, cut short, of another kind or quantized already.
     """
     if not folder.is_dir():
         raise ModelError(
@@ -109,7 +107,7 @@ def check_weights(folder: Path, *, allow_pickle: bool = False) -> bool:
     _check_config(folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled = sorted((*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
+        pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLED_SUFFIXES)
         if pickled and allow_pickle:
             return True
         if pickled:
@@ -177,27 +175,29 @@ def content_digest(folder: Path) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:
-            for piece in range(PIECES):
-                file.seek(max(size - PIECE, 0) * piece // (PIECES - 1))
-                digest.update(file.read(PIECE))
+            for piece in range(DIGEST_PIECES):
+                file.seek(max(size - PIECE_BYTES, 0) * piece // (DIGEST_PIECES - 1))
+                digest.update(file.read(PIECE_BYTES))
     return digest.hexdigest()
 
 
-def load_description(model: ModelConfig) -> tuple[Any, Any]:
-    """Return (tokenizer, configuration); raises ModelError where they cannot be read."""
-    folder, code = _folder(model), {"trust_remote_code": model.trust_remote_code}
+def load_tokenizer_and_config(model: ModelConfig) -> tuple[Any, Any]:
+    """Return (tokenizer, configuration), before any weights are read.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
+    trust = model.trust_remote_code
+    if model.source == "hub" and model.path:
+        folder = download_tokenizer(model.path, revision=model.revision, code=trust)
+    else:
+        folder = find_checkpoint(model).folder
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **code)
-            return tokenizer, AutoConfig.from_pretrained(folder, **code)
+        with silence_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+            return tokenizer, AutoConfig.from_pretrained(folder, trust_remote_code=trust)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise ModelError(
             f"{model.path or model.name}: its tokenizer or configuration cannot be read "
             f"({' '.join(str(error).split())[:200]}); a whole checkpoint is needed"
         ) from error
-
-
-def _folder(model: ModelConfig) -> Path:
-    if model.source != "hub" or not model.path:
-        return find(model).folder
-    return hub_tokenizer(model.path, revision=model.revision, code=model.trust_remote_code)

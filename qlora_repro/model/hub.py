@@ -16,37 +16,38 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the hub
 
 from qlora_repro.errors import ModelError
 
-DESCRIPTION = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and tokenizer
-SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
-PICKLED = [
-    "pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-]  # only for a repository with nothing else
-ELSEWHERE = ["*/*", "flax_*", "tf_*", "onnx*"]  # other formats of the same weights
+DESCRIPTION_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and tokenizer
+SAFETENSORS_FILES = ["model.safetensors", "model-*-of-*.safetensors"]
+# only for a repository with nothing else
+PICKLED_FILES = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
+OTHER_FORMATS = ["*/*", "flax_*", "tf_*", "onnx*"]  # other formats of the same weights
 
 
-def hub_checkpoint(path: str, *, revision: str | None, code: bool) -> tuple[Path, str]:
+def download_checkpoint(path: str, *, revision: str | None, code: bool) -> tuple[Path, str]:
     """Return (folder in the hub's cache, commit) of a model repository at a revision.
 
     Downloads what is not in the cache yet: configuration, tokenizer and one copy of the weights, as
     safetensors unless the repository has none; Python files only with `code`. A cached copy is used
-    where the hub cannot be reached. Raises ModelError.
+    where the hub cannot be reached.
+
+    Raises:
+        ModelError: the repository cannot be had, with what would help; so do the other functions.
     """
-    wanted = DESCRIPTION + (["*.py"] if code else [])
-    folder = _download(path, revision, wanted + SAFETENSORS)
+    files = DESCRIPTION_FILES + (["*.py"] if code else [])
+    folder = _download(path, revision, files + SAFETENSORS_FILES)
     if not any(folder.glob("*.safetensors")):
-        folder = _download(path, revision, wanted + PICKLED)
+        folder = _download(path, revision, files + PICKLED_FILES)
     return folder, folder.name
 
 
-def hub_description(path: str, *, revision: str | None, code: bool) -> Path:
-    """Return a folder with a repository's configuration and no weights; raises ModelError."""
+def download_config(path: str, *, revision: str | None, code: bool) -> Path:
+    """Return a folder with a repository's configuration and no weights."""
     return _download(path, revision, ["config.json", *(["*.py"] if code else [])])
 
 
-def hub_tokenizer(path: str, *, revision: str | None, code: bool) -> Path:
-    """Return a folder with a repository's tokenizer and configuration; raises ModelError."""
-    return _download(path, revision, DESCRIPTION + (["*.py"] if code else []))
+def download_tokenizer(path: str, *, revision: str | None, code: bool) -> Path:
+    """Return a folder with a repository's tokenizer and configuration."""
+    return _download(path, revision, DESCRIPTION_FILES + (["*.py"] if code else []))
 
 
 def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
@@ -54,7 +55,7 @@ def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
     page = f"https://huggingface.co/{path}"
     try:
         folder = snapshot_download(
-            path, revision=revision, allow_patterns=patterns, ignore_patterns=ELSEWHERE
+            path, revision=revision, allow_patterns=patterns, ignore_patterns=OTHER_FORMATS
         )
     except HFValidationError as error:
         raise ModelError(
@@ -75,9 +76,9 @@ def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
         ) from error
     except (LocalEntryNotFoundError, httpx.HTTPError, HfHubHTTPError) as error:
         raise ModelError(
-            f"the hub cannot be reached, and {_missing(error)} of {at} is not in the local cache; "
-            f"run hf download {path} --revision {revision or 'main'} where there is a network, "
-            "then run again with HF_HUB_OFFLINE=1"
+            f"the hub cannot be reached, and {_missing_file(error)} of {at} is not in the local "
+            f"cache; run hf download {path} --revision {revision or 'main'} where there is a "
+            "network, then run again with HF_HUB_OFFLINE=1"
         ) from error
     except OSError as error:
         raise ModelError(
@@ -86,10 +87,10 @@ def _download(path: str, revision: str | None, patterns: list[str]) -> Path:
     return Path(folder)
 
 
-def _missing(error: Exception) -> str:
+def _missing_file(error: Exception) -> str:
     """Return which file there is not: named by the hub's client when it knows the list of files."""
     if isinstance(error, IncompleteSnapshotError):
-        _, found, rest = str(error).partition("missing (")
-        if found:
+        _, listed, rest = str(error).partition("missing (")
+        if listed:
             return rest.partition(")")[0].partition(", ...")[0]
     return "config.json"

@@ -7,7 +7,6 @@ on disk, read back by the code that reads any other.
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from qlora_repro.errors import ConfigError
 from qlora_repro.model.cache import build_once
-from qlora_repro.model.library_logging import quiet
+from qlora_repro.model.library_logging import silence_transformers
 
 SEED = 0
 VOCAB = 512
@@ -36,7 +35,7 @@ Monday Tuesday Wednesday Thursday Friday Saturday Sunday letters family calendar
 """
 
 # What a causal, seq2seq or classification model is when no family is named.
-KINDS = {"causal": "llama", "seq2seq": "t5", "classification": "roberta"}
+DEFAULT_FAMILIES = {"causal": "llama", "seq2seq": "t5", "classification": "roberta"}
 
 _DECODER = {
     "hidden_size": HIDDEN,
@@ -81,34 +80,33 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def tiny_checkpoint(name: str, *, pad_is_eos: bool = False) -> Path:
+def make_tiny_checkpoint(name: str, *, pad_is_eos: bool = False) -> Path:
     """Return a folder with a random model and its tokenizer, the same bytes on every machine.
 
     `name` is a kind (causal, seq2seq, classification) or a family (llama, opt, …). With
-    `pad_is_eos` padding and end of sequence are one token. The folder lies in the user's cache.
-    Raises ConfigError for a name that is neither.
+    `pad_is_eos` padding and end of sequence are one token. The folder is in the user's cache.
+
+    Raises:
+        ConfigError: the name is neither.
     """
-    family = KINDS.get(name, name)
+    family = DEFAULT_FAMILIES.get(name, name)
     if family not in FAMILIES:
-        known = ", ".join((*KINDS, *FAMILIES))
+        known = ", ".join((*DEFAULT_FAMILIES, *FAMILIES))
         raise ConfigError(f"there is no tiny model for {name!r}; there are {known}")
     recipe = inspect.getsource(sys.modules[__name__]) + transformers.__version__
     suffix = "-pad_is_eos" if pad_is_eos else ""
     folder = f"tiny-{family}{suffix}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    return build_once(folder, _builder(family, pad_is_eos))
+
+    def build_checkpoint(target: Path) -> None:
+        tokenizer = make_tiny_tokenizer(bos=not family.startswith("t5"), pad_is_eos=pad_is_eos)
+        with silence_transformers():
+            make_tiny_model(family, tokenizer).save_pretrained(target)
+            tokenizer.save_pretrained(target)
+
+    return build_once(folder, build_checkpoint)
 
 
-def _builder(family: str, pad_is_eos: bool) -> Callable[[Path], None]:
-    def build(folder: Path) -> None:
-        tokenizer = tiny_tokenizer(bos=not family.startswith("t5"), pad_is_eos=pad_is_eos)
-        with quiet():
-            tiny_model(family, tokenizer).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
-    return build
-
-
-def tiny_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def make_tiny_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return a random model in float32 whose special tokens are the tokenizer's."""
     config_class, model_class, sizes = FAMILIES[family]
     pad = tokenizer.pad_token_id
@@ -125,7 +123,7 @@ def tiny_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
     return model
 
 
-def tiny_tokenizer(*, bos: bool, pad_is_eos: bool) -> PreTrainedTokenizerFast:
+def make_tiny_tokenizer(*, bos: bool, pad_is_eos: bool) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE of 512 tokens, learned from a few sentences: any text goes in.
 
     It writes <s> before a text when `bos`, and </s> after it otherwise, as T5 does.

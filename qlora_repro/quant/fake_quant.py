@@ -1,43 +1,16 @@
-"""Round-trip a model's weights through any codebook at any block size; its linears stay plain."""
+"""Round-trip a model's weights through any codebook at any block size; its layers stay plain."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.quant.blockwise import dequantize, double_quantize, quantize
-from qlora_repro.quant.codebooks import code_bits, codebook
+from qlora_repro.quant.codebooks import count_code_bits, make_codebook
+from qlora_repro.quant.storage import FLOAT32, LayerKind, QuantizedLayer
 
 DQ_BLOCKSIZE = 256  # QLoRA, Section 3
-
-
-@dataclass(frozen=True)
-class SimulatedState:
-    """What a simulated module's codes and scales would take; memory holds its 16-bit weight."""
-
-    dtype: str
-    blocksize: int
-    dq: bool
-    scales: str  # the 8-bit type of double-quantized constants; unused without
-    n_codes: int  # one per weight
-    code_bits: int  # of one packed code
-    n_scales: int  # absmax, one per block
-    n_nested: int  # second-level absmax; 0 without double quantization
-    matrices: int = 1  # that were quantized each by itself: the experts of a fused weight
-
-    @property
-    def code_bytes(self) -> int:
-        """Return the bytes of all codes, packed."""
-        return -(-self.n_codes * self.code_bits // 8)
-
-    @property
-    def scale_bytes(self) -> int:
-        """Return the bytes of all constants: fp32, or 8-bit ones with fp32 ones and an offset."""
-        return self.n_scales + 4 * (self.n_nested + self.matrices) if self.dq else 4 * self.n_scales
 
 
 def round_trip(
@@ -45,21 +18,28 @@ def round_trip(
 ) -> Tensor:
     """Return a weight as it reads after quantization: same shape and torch dtype.
 
-    `scales` is the 8-bit type that double quantization keeps the constants in, "dynamic8" as in the
-    released code or "fp8_e4m3" as in the paper's text.
+    Args:
+        weight: of any shape.
+        dtype: a type that `make_codebook` knows.
+        blocksize: weights that share a scale.
+        dq: whether the scales are quantized as well (QLoRA, Section 3).
+        scales: the 8-bit type of quantized scales, "dynamic8" as in the released code or
+            "fp8_e4m3" as in the paper's text.
 
-    Raises ValueError for NaN or infinite weights, ConfigError for a type without levels.
+    Raises:
+        ValueError: weights are NaN or infinite.
+        ConfigError: a type has no levels.
     """
-    book = codebook(dtype, blocksize=blocksize)
+    book = make_codebook(dtype, blocksize=blocksize)
     q = quantize(weight, book, blocksize=blocksize)
     if dq:
-        twice = double_quantize(q.absmax, blocksize=DQ_BLOCKSIZE, code=scales)
-        q = replace(q, absmax=twice.dequantize())
+        constants = double_quantize(q.absmax, blocksize=DQ_BLOCKSIZE, code=scales)
+        q = replace(q, absmax=constants.dequantize())
     return dequantize(q, book)
 
 
 @torch.no_grad()
-def simulate(
+def simulate_quantization(
     model: nn.Module,
     names: list[str],
     *,
@@ -67,89 +47,50 @@ def simulate(
     blocksize: int,
     dq: bool,
     scales: str = "dynamic8",
-) -> dict[str, float]:
-    """Round-trip the weights of the named linear layers in place and freeze them.
+) -> None:
+    """Round-trip weights in place and freeze them; `measure_storage` counts what they would take.
 
-    A transformers Conv1D keeps its weight as (in, out); it is quantized as (out, in), the way
-    bitsandbytes gets it. Each module is marked with `simulated`, a SimulatedState. Returns the
-    relative error of each weight: the norm of the change over the norm of the weight.
+    A name is a linear layer's (`find_quantizable_layers`) or that of a 3-D weight of all experts of
+    a layer (`find_expert_weights`), whose matrices are quantized one by one. A matrix is quantized
+    as (out, in), the way bitsandbytes gets it, also where it is kept as (in, out), as in a Conv1D.
+    The other arguments and errors are those of `round_trip`.
     """
-    errors = {}
     for name in names:
-        module = model.get_submodule(name)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        rows = weight.T if isinstance(module, Conv1D) else weight  # (out, in)
-        with _naming(name):
-            read = round_trip(rows, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
-        errors[name] = _relative_error(rows, read)
-        weight.copy_(read.T if isinstance(module, Conv1D) else read)
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if isinstance(layer := getattr(module, leaf), nn.Module):
+            module, leaf = layer, "weight"
+        weight = module.get_parameter(leaf)  # (out, in) or (E, out, in), or transposed
+        transposed = isinstance(module, Conv1D) or getattr(module, "is_transposed", False)
+        rows = weight.mT if transposed else weight
+        try:
+            for matrix in rows if rows.dim() == 3 else [rows]:
+                matrix.copy_(
+                    round_trip(matrix, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
+                )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         weight.requires_grad_(False)
-        state = _state(weight, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
-        module.simulated = state  # type: ignore[assignment]
-    return errors
+        layer_storage = _count_storage(weight, dtype, blocksize, scales if dq else None)
+        module.__dict__.setdefault("simulated", {})[leaf] = layer_storage
 
 
-@torch.no_grad()
-def simulate_experts(
-    model: nn.Module,
-    names: list[str],
-    *,
-    dtype: str,
-    blocksize: int,
-    dq: bool,
-    scales: str = "dynamic8",
-) -> dict[str, float]:
-    """Round-trip the named weights, of all experts of a layer each, in place and freeze them.
-
-    Every expert's matrix is quantized by itself as (out, in), as if it were a linear layer's. Names
-    come from `expert_weights`. Each module is marked with `simulated_experts`, a SimulatedState by
-    the name of its parameter. Returns relative errors as `simulate` does.
-    """
-    errors = {}
-    for name in names:
-        place, _, leaf = name.rpartition(".")
-        module: Any = model.get_submodule(place)
-        weight: Tensor = getattr(module, leaf)  # (E, out, in), or (E, in, out)
-        rows = weight.mT if module.is_transposed else weight  # (E, out, in)
-        before = rows.clone()
-        with _naming(name):
-            for expert in rows:
-                read = round_trip(expert, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
-                expert.copy_(read)
-        errors[name] = _relative_error(before, rows)
-        weight.requires_grad_(False)
-        states = module.__dict__.setdefault("simulated_experts", {})
-        states[leaf] = _state(weight, dtype=dtype, blocksize=blocksize, dq=dq, scales=scales)
-    return errors
-
-
-def _state(weight: Tensor, *, dtype: str, blocksize: int, dq: bool, scales: str) -> SimulatedState:
-    """Return what a weight's codes and constants take; the experts of a 3-D one count apart."""
-    matrices = len(weight) if weight.dim() == 3 else 1
+def _count_storage(
+    weight: Tensor, dtype: str, blocksize: int, scales: str | None
+) -> QuantizedLayer:
+    """Return what a weight's codes and constants would take; `scales` is None without dq."""
+    experts = weight.dim() == 3
+    matrices = len(weight) if experts else 1
     n_scales = -(-weight.numel() // matrices // blocksize)  # of one matrix
-    n_nested = -(-n_scales // DQ_BLOCKSIZE) if dq else 0
-    return SimulatedState(
+    dq_bytes = n_scales + 4 * (-(-n_scales // DQ_BLOCKSIZE) + 1)  # 8-bit, float32 and an offset
+    code_bits = count_code_bits(make_codebook(dtype, blocksize=blocksize))
+    return QuantizedLayer(
+        kind=LayerKind.EXPERTS if experts else LayerKind.SIMULATED,
         dtype=dtype,
+        params=weight.numel(),
+        code_bytes=-(-weight.numel() * code_bits // 8),
+        scale_bytes=matrices * (dq_bytes if scales else 4 * n_scales),
         blocksize=blocksize,
-        dq=dq,
-        scales=scales,
-        n_codes=weight.numel(),
-        code_bits=code_bits(codebook(dtype, blocksize=blocksize)),
-        n_scales=matrices * n_scales,
-        n_nested=matrices * n_nested,
-        matrices=matrices,
+        nested=scales is not None,
+        scales=scales or FLOAT32,
     )
-
-
-def _relative_error(weight: Tensor, read: Tensor) -> float:
-    norm = weight.float().norm()
-    return float((read.float() - weight.float()).norm() / norm) if norm else 0.0
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Say which weight it is that cannot be quantized."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error

@@ -1,24 +1,21 @@
-"""What one evaluation says, and what two of them say together: intervals and paired tests.
-
-The table at the end of a run: before, after, interval, paired test; what it cost; what next.
-"""
+"""The table at the end of a run: scores before and after with their tests, cost, what next."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from qlora_repro.console import say
-from qlora_repro.judge.result_table import Standing, judged_table
-from qlora_repro.records import LOSS, PERPLEXITY, Answer, Metric, Paired
+from qlora_repro.records import LOSS, PERPLEXITY, Answer, Manifest, Metric, Paired
+
+if TYPE_CHECKING:
+    from qlora_repro.judge.win_rates import WinRate
 
 LOWER_IS_BETTER = (LOSS, PERPLEXITY, "kl", "squared_error")
-BLOCK = 128  # tokens; those of one text depend on their neighbours, so blocks are resampled
-NORMAL = 1.96  # standard errors
+TOKEN_BLOCK = 128  # tokens; those of one text depend on their neighbours, so blocks are resampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,27 +26,27 @@ class Scores:
     answers: list[Answer]
 
 
-def compare(before: Scores | None, after: Scores | None, where: tuple[str, str]) -> Paired | None:
+def compare_scores(
+    before: Scores | None, after: Scores | None, where: tuple[str, str]
+) -> Paired | None:
     """Pair two evaluations on one (task, metric); None where one of them has no answers to it."""
     if before is None or after is None:
         return None
-    old, new = (_of(scores.answers, where) for scores in (before, after))
+    old, new = (_answers_to(scores.answers, where) for scores in (before, after))
     if not old or not new:
         return None
-    from qlora_repro.stats.paired import (
-        paired,  # scipy: half a second that a finished cell can do without
-    )
+    from qlora_repro.stats.paired import compare_answers  # scipy, as in `interval`
 
     task, metric = where
-    return paired(
+    return compare_answers(
         old,
         new,
         higher_is_better=metric not in LOWER_IS_BETTER,
-        block=BLOCK if task == PERPLEXITY else 1,
+        block=TOKEN_BLOCK if task == PERPLEXITY else 1,
     )
 
 
-def _of(answers: Iterable[Answer], where: tuple[str, str]) -> list[Answer]:
+def _answers_to(answers: Iterable[Answer], where: tuple[str, str]) -> list[Answer]:
     """Return a task's answers, or those of a group's tasks, which carry its name in front."""
     task, metric = where
     return [
@@ -57,34 +54,47 @@ def _of(answers: Iterable[Answer], where: tuple[str, str]) -> list[Answer]:
     ]
 
 
-def interval(scores: Scores, where: tuple[str, str]) -> tuple[float, float] | None:
+def score_interval(scores: Scores, where: tuple[str, str]) -> tuple[float, float] | None:
     """Return the 95% interval of one evaluation's score; None where its answers say nothing of it.
 
     Wilson's for right and wrong answers; else resampled questions, or blocks of a text's tokens.
     Of a group, whose mean weighs its tasks alike, it is two standard errors.
     """
-    task, metric = where
-    found = {(m.task, m.name): m for m in scores.metrics}[where]
-    loss = LOSS if metric == PERPLEXITY else metric
-    own = [a.value for a in scores.answers if (a.task, a.name) == (task, loss)]
-    values = [value for value in own if value is not None]
-    if not values:
-        if found.value is None or found.stderr is None:
-            return None
-        return found.value - NORMAL * found.stderr, found.value + NORMAL * found.stderr
     import numpy as np
 
-    from qlora_repro.stats import (
-        paired as stats,  # scipy: half a second that a finished cell can do without
-    )
+    from qlora_repro.stats import intervals  # scipy: half a second that a finished cell can spare
 
+    task, name = where
+    metric = {(m.task, m.name): m for m in scores.metrics}[where]
+    loss = LOSS if name == PERPLEXITY else name
+    task_values = [a.value for a in scores.answers if (a.task, a.name) == (task, loss)]
+    values = [value for value in task_values if value is not None]
+    if not values:
+        if metric.value is None or metric.stderr is None:
+            return None
+        return intervals.normal_interval(metric.value, metric.stderr)
     if set(values) <= {0.0, 1.0}:
-        return stats.wilson(int(sum(values)), len(values))
-    low, high = stats.block_interval(np.array(values), block=BLOCK if task == PERPLEXITY else 1)
-    return (math.exp(low), math.exp(high)) if metric == PERPLEXITY else (low, high)
+        return intervals.wilson_interval(int(sum(values)), len(values))
+    block = TOKEN_BLOCK if task == PERPLEXITY else 1
+    low, high = intervals.mean_interval(np.array(values), block=block)
+    return (math.exp(low), math.exp(high)) if name == PERPLEXITY else (low, high)
 
 
-MANY = 12  # of more tasks than these, the table shows groups and averages only
+MANY_TASKS = 12  # of more tasks than these, the table shows groups and averages only
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreLine:
+    """One task's row."""
+
+    task: str
+    metric: str
+    n: int
+    before: float | None
+    after: float | None
+    chance: float | None  # what guessing scores; None where it is not known
+    comparison: Paired | None
+    interval: tuple[float, float] | None = None  # 95%, of a score that stands alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,35 +108,15 @@ class CellResult:
     limit: int | None
     before: Scores | None
     after: Scores | None
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
     training: dict[str, Any] | None
-    predicted: int | None = (
-        None  # bytes that planning foretells for model and training; None: unasked
-    )
-    judged: Sequence[Standing] = ()  # an opponent each
+    lines: Sequence[ScoreLine] = ()  # of `before` and `after`, with their paired tests
+    predicted: int | None = None  # bytes of the planned peak; None: unasked
+    win_rates: Sequence["WinRate"] = ()  # an opponent each
     judge: str = ""  # the kind of judge
 
-    @cached_property
-    def lines(self) -> list["Line"]:
-        """Return a row a task and metric, with its paired test."""
-        return lines(self.before, self.after)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One task's row."""
-
-    task: str
-    metric: str
-    n: int
-    before: float | None
-    after: float | None
-    chance: float | None  # what guessing scores; None where it is not known
-    comparison: Paired | None
-    interval: tuple[float, float] | None = None  # 95%, of a score that stands alone
-
-
-def lines(before: Scores | None, after: Scores | None) -> list[Line]:
+def score_lines(before: Scores | None, after: Scores | None) -> list[ScoreLine]:
     """Return a row a task and metric, in the order of the evaluation; parts of tasks left out."""
     shown = after or before
     if shown is None:
@@ -135,28 +125,28 @@ def lines(before: Scores | None, after: Scores | None) -> list[Line]:
     new = {(m.task, m.name): m for m in after.metrics} if after else {}
     top = [m for m in shown.metrics if "/" not in m.task and m.name != "chance"]
     singles = {a.task for a in shown.answers}
-    if len({m.task for m in top}) > MANY:
+    if len({m.task for m in top}) > MANY_TASKS:
         top = [m for m in top if m.task not in singles]
     chance = {m.task: m.value for m in shown.metrics if m.name == "chance"}
-    made = []
+    lines = []
     for metric in top:
         where = (metric.task, metric.name)
-        made.append(
-            Line(
+        lines.append(
+            ScoreLine(
                 task=metric.task,
                 metric=metric.name,
                 n=metric.n,
                 before=old[where].value if where in old else None,
                 after=new[where].value if where in new else None,
                 chance=chance.get(metric.task),
-                comparison=compare(before, after, where),
-                interval=interval(before, where) if before and not after else None,
+                comparison=compare_scores(before, after, where),
+                interval=score_interval(before, where) if before and not after else None,
             )
         )
-    return made
+    return lines
 
 
-def cell_table(result: CellResult) -> Table:
+def build_cell_table(result: CellResult) -> Table:
     """Return the table of one run; what nothing was tuned for has one score and its interval."""
     title = f"{result.label}\n{result.model}" + (f": {result.note}" if result.note else "")
     if arithmetic := compute_dtype(result):
@@ -173,86 +163,86 @@ def cell_table(result: CellResult) -> Table:
     if not once:
         table.add_column("verdict")
     for line in result.lines:
-        seen = (number(line.after), *_comparison(line.comparison))
+        seen = (format_score(line.after), *_format_comparison(line.comparison))
         table.add_row(
             line.task,
             line.metric,
             str(line.n),
-            "-" if line.chance is None else number(line.chance),
-            number(line.before),
-            *((span(line.interval),) if once else seen),
+            "-" if line.chance is None else format_score(line.chance),
+            format_score(line.before),
+            *((format_interval(line.interval),) if once else seen),
         )
     return table
 
 
 def compute_dtype(result: CellResult) -> str | None:
     """Return the arithmetic that a run is on record with; None where nothing is."""
-    decided = (result.manifest or {}).get("decided_by", {})
-    name: str | None = decided.get("dtype", {}).get("compute_dtype")
+    decided_by = result.manifest.decided_by if result.manifest else {}
+    name: str | None = decided_by.get("dtype", {}).get("compute_dtype")
     return name
 
 
-def span(ends: tuple[float, float] | None) -> str:
+def format_interval(ends: tuple[float, float] | None) -> str:
     """Return an interval as a table has it.
 
-    >>> span((0.1, 0.25)), span(None)
+    >>> format_interval((0.1, 0.25)), format_interval(None)
     ('[0.100, 0.250]', '-')
     """
     return "-" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
 
 
-def _comparison(found: Paired | None) -> tuple[str, str, str]:
-    if found is None:
+def _format_comparison(comparison: Paired | None) -> tuple[str, str, str]:
+    if comparison is None:
         return "-", "-", "-"
-    if found.difference is None or found.p is None:
-        return "missing", "-", found.verdict
-    difference = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return difference, p_value(found.p), found.verdict
+    if comparison.difference is None or comparison.p is None:
+        return "missing", "-", comparison.verdict
+    difference = f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
+    return difference, format_p_value(comparison.p), comparison.verdict
 
 
-def number(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """Return a score with three digits; a missing one is said to be missing."""
     return "missing" if value is None else f"{value:.3f}"
 
 
-def p_value(p: float) -> str:
+def format_p_value(p: float) -> str:
     """Return a p-value as a table has it.
 
-    >>> p_value(0.0000012), p_value(0.034)
+    >>> format_p_value(0.0000012), format_p_value(0.034)
     ('< 0.001', '0.034')
     """
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def cost_lines(result: CellResult) -> list[str]:
+def describe_cost(result: CellResult) -> list[str]:
     """Return what the run cost and proved, in words."""
-    said = []
+    lines = []
     if result.manifest:
-        if result.manifest["provenance"]["dirty"]:
-            said.append("note: the code had uncommitted changes: not figures to publish")
-        stored = result.manifest["base"]
-        if stored["bits_per_parameter"] is not None:
-            kind = "would take" if stored["simulated"] else "take"
-            said.append(
-                f"base: {stored['modules']} linear layers quantized, whose codes and scales {kind} "
-                f"{stored['bits_per_parameter']:.3f} bits a parameter"
+        if result.manifest.provenance.dirty:
+            lines.append("note: the code had uncommitted changes: not figures to publish")
+        base = result.manifest.base
+        if base.bits_per_parameter is not None:
+            verb = "would take" if base.simulated else "take"
+            lines.append(
+                f"base: {base.modules} linear layers quantized, whose codes and scales {verb} "
+                f"{base.bits_per_parameter:.3f} bits a parameter"
             )
-    done = result.training
-    if done:
-        speed = done["tokens_per_second"]
-        said.append(
-            f"training: {len(done['steps'])} steps, {done['tokens']:,} tokens "
-            f"({done['trained_tokens'] / done['tokens']:.0%} trained on), "
+    training = result.training
+    if training:
+        speed = training["tokens_per_second"]
+        lines.append(
+            f"training: {len(training['steps'])} steps, {training['tokens']:,} tokens "
+            f"({training['trained_tokens'] / training['tokens']:.0%} trained on), "
             + (f"{speed:,.0f} tokens/s, " if speed else "")
-            + f"peak memory {done['peak_memory'] / 1e9:.2f} GB, optimizer {done['optim']}"
+            + f"peak memory {training['peak_memory'] / 1e9:.2f} GB, optimizer {training['optim']}"
         )
-        said += _memory_line(result, done["peak_memory"], done.get("paged_memory"))
+        lines += _describe_memory(result, training["peak_memory"], training.get("paged_memory"))
     if result.folder.exists():  # not where another run's answers were judged
-        said.append(f"everything lies in {result.folder}")
-    return said
+        lines.append(f"everything is in {result.folder}")
+    return lines
 
 
-def _memory_line(result: CellResult, measured: int, paged: int | None) -> list[str]:
+def _describe_memory(result: CellResult, measured: int, paged: int | None) -> list[str]:
     """Return the predicted peak beside the measured one, and what each of them counts.
 
     CUDA's allocator does not count states that page, which planning counts among the rest.
@@ -265,22 +255,24 @@ def _memory_line(result: CellResult, measured: int, paged: int | None) -> list[s
             f"{predicted}, {measured / 1e9:.2f} GB measured (allocator) + {paged / 1e9:.2f} GB "
             f"paged = {(measured + paged) / 1e9:.2f} GB"
         ]
-    device = (result.manifest or {}).get("provenance", {}).get("device", "cpu")
-    counts = (
-        "" if device != "cpu" else ", which is all that the process had resident, libraries too"
-    )
-    return [f"{predicted}, {measured / 1e9:.2f} GB measured{counts}"]
+    on_gpu = result.manifest is not None and result.manifest.provenance.device not in ("cpu", None)
+    remark = "" if on_gpu else ", which is all that the process had resident, libraries too"
+    return [f"{predicted}, {measured / 1e9:.2f} GB measured{remark}"]
 
 
-def show(result: CellResult) -> None:
-    """Print a run's table, its cost, where it lies and what to try next."""
+def show_result(result: CellResult) -> None:
+    """Print a run's table, its cost, its folder and what to try next."""
     if result.before or result.after:
-        say(cell_table(result))
+        say(build_cell_table(result))
     elif result.note:
         say(f"{result.model}: {result.note}")
-    if result.judged:
-        say(judged_table(result.judged, kind=result.judge))
-    for line in cost_lines(result):
+    if result.win_rates:
+        from qlora_repro.judge.win_rates import (
+            build_win_rate_table,  # scipy, as in `compare_scores`
+        )
+
+        say(build_win_rate_table(result.win_rates, kind=result.judge))
+    for line in describe_cost(result):
         say(line)
     if result.after:
         say("next: python run.py -m dtype=bf16,nf4,fp4 compares data types; seed=0,1,2 repeats")

@@ -1,4 +1,4 @@
-"""Measuring as the pipeline calls it: each kind of record, and the function that makes it."""
+"""stages=[measure]: errors of data types, their levels, and how normal the weights are."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -7,84 +7,74 @@ from typing import Any
 from qlora_repro.config.schema import MeasureConfig
 from qlora_repro.console import progress, say
 from qlora_repro.errors import ConfigError
-from qlora_repro.quant.codebooks import codebook
-from qlora_repro.quant.error import sample
-from qlora_repro.quant.quantiles import sram_errors
+from qlora_repro.manifest import describe_base_model
+from qlora_repro.quant.codebooks import make_codebook
+from qlora_repro.quant.error import measure_sram_errors, sample_weights
 from qlora_repro.records import Codebook, Normality, QuantErrors, SramQuantiles
-from qlora_repro.store.runs import Folder
+from qlora_repro.reporting.stored_result import SKIPPED
+from qlora_repro.session import CellRun
+from qlora_repro.store.cell import MANIFEST, Cell
+from qlora_repro.store.run_id import deciding_settings, stage_digest
 from qlora_repro.weights import errors
-from qlora_repro.weights.matrices import weights
-from qlora_repro.weights.normality import normality
-from qlora_repro.weights.summary import errors_table, normality_lines
+from qlora_repro.weights.errors import build_errors_table, iterate_linear_weights
+from qlora_repro.weights.normality import describe_normality, measure_normality
 
 
-def quant_errors(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[QuantErrors]:
+def measure_quant_errors(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[QuantErrors]:
     """Yield the errors of each type on synthetic values, then on the model's own weights."""
     grid = _grid(cfg)
-    yield from errors.of_distributions(
+    yield from errors.measure_distributions(
         cfg.distributions, grid, blocks=cfg.blocks, seed=cfg.seed, run_id=run_id
     )
-    yield from errors.of_weights(list(weights(model)), grid, run_id=run_id)
+    yield from errors.measure_weights(list(iterate_linear_weights(model)), grid, run_id=run_id)
 
 
-def codebooks(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[Codebook]:
+def list_codebooks(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[Codebook]:
     """Yield the levels of each type, and the optimal ones."""
-    return errors.codebooks(
+    return errors.list_codebooks(
         cfg.distributions, _grid(cfg), blocks=cfg.blocks, seed=cfg.seed, run_id=run_id
     )
 
 
-def normal_rows(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[Normality]:
+def list_normality_tests(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[Normality]:
     """Yield the test of each weight's rows; nothing when `measure.normality` is false."""
-    found = list(weights(model)) if cfg.normality else []
-    return normality(found, run_id=run_id, rows=cfg.rows, seed=cfg.seed)
+    sram_error = list(iterate_linear_weights(model)) if cfg.normality else []
+    return measure_normality(sram_error, run_id=run_id, rows=cfg.rows, seed=cfg.seed)
 
 
-def sram_quantiles(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[SramQuantiles]:
+def measure_sram_quantiles(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[SramQuantiles]:
     """Yield the error of SRAM quantiles for every chunk size and number of chunks."""
     if not cfg.chunks or not cfg.counts:
         return
     for distribution in cfg.distributions:
-        values = sample(
+        values = sample_weights(
             distribution, blocks=max(cfg.counts), blocksize=max(cfg.chunks), seed=cfg.seed
         )
-        for found in sram_errors(values, chunks=cfg.chunks, counts=cfg.counts):
-            yield SramQuantiles(run_id=run_id, distribution=distribution, **asdict(found))
+        for sram_error in measure_sram_errors(values, chunks=cfg.chunks, counts=cfg.counts):
+            yield SramQuantiles(run_id=run_id, distribution=distribution, **asdict(sram_error))
 
 
-Make = Callable[[Any, MeasureConfig, str], Iterator[Any]]
-# kind, which names the file -> the function that makes its records, cheap ones first
-KINDS: dict[str, Make] = {
-    "codebooks": codebooks,
-    "sram_quantiles": sram_quantiles,
-    "quant_errors": quant_errors,
-    "normality": normal_rows,
+MakeRecords = Callable[[Any, MeasureConfig, str], Iterator[Any]]
+# kind, which names the file -> the function that makes its records; cheap ones first
+MEASUREMENTS: dict[str, MakeRecords] = {
+    "codebooks": list_codebooks,
+    "sram_quantiles": measure_sram_quantiles,
+    "quant_errors": measure_quant_errors,
+    "normality": list_normality_tests,
 }
 
 
-def measure(folder: Folder, cfg: MeasureConfig, *, digest: str, load: Callable[[], Any]) -> None:
-    """Write `<kind>-<digest>.jsonl` of each kind that the folder lacks, then show what it has.
-
-    `load` returns the 16-bit model; it is called when something is missing. Raises ConfigError for
-    settings that cannot be measured, before that.
-    """
-    check(cfg)
-    for kind, make in KINDS.items():
-        name = f"{kind}-{digest}.jsonl"
-        if folder.has(name):
-            say(f"{kind}: in the store, skipped")
-            continue
-        model = load()
-        with progress(kind):
-            found = list(make(model, cfg, folder.run_id))
-        folder.write(name, found)
-    say(errors_table(folder.read(f"quant_errors-{digest}.jsonl", QuantErrors)))
-    for line in normality_lines(folder.read(f"normality-{digest}.jsonl", Normality)):
-        say(line)
+def check_measure(cell: Cell) -> None:
+    """Refuse a quantized model and settings that nothing can be measured with; ConfigError."""
+    if cell.cfg.quantized:
+        raise ConfigError(
+            f"stages has measure, which looks at 16-bit weights, and dtype is "
+            f"{cell.cfg.dtype.name}; use dtype=bf16 or dtype=fp32, and name types in measure.dtypes"
+        )
+    _check_settings(cell.cfg.measure)
 
 
-def check(cfg: MeasureConfig) -> None:
-    """Refuse what cannot be measured, before a model is loaded; raises ConfigError."""
+def _check_settings(cfg: MeasureConfig) -> None:
     for name in ("blocks", "sample", "rows"):
         value = getattr(cfg, name)
         if value is not None and value < 1:
@@ -98,8 +88,38 @@ def check(cfg: MeasureConfig) -> None:
                 )
     for dtype in cfg.dtypes:
         for blocksize in cfg.blocksizes:
-            codebook(dtype, blocksize=blocksize)
+            make_codebook(dtype, blocksize=blocksize)
 
 
-def _grid(cfg: MeasureConfig) -> errors.Grid:
-    return errors.Grid(dtypes=cfg.dtypes, blocksizes=cfg.blocksizes, sample=cfg.sample)
+def run_measure(run: CellRun, *, tuned: bool) -> None:
+    """Write `<kind>-<digest>.jsonl` of each kind that the base's folder lacks; show them all."""
+    if tuned:
+        return
+    cell = run.cell
+    digest = stage_digest(cell.cfg, "measure")
+    with cell.base_locked():
+        for kind, measure in MEASUREMENTS.items():
+            name = f"{kind}-{digest}.jsonl"
+            if cell.base.has(name):
+                say(f"{kind}: {SKIPPED}")
+                continue
+            model = _load_model(run, digest)
+            with progress(kind):
+                records = list(measure(model, cell.cfg.measure, cell.base.run_id))
+            cell.base.write_records(name, records)
+    say(build_errors_table(cell.base.read_records(f"quant_errors-{digest}.jsonl", QuantErrors)))
+    for line in describe_normality(cell.base.read_records(f"normality-{digest}.jsonl", Normality)):
+        say(line)
+
+
+def _load_model(run: CellRun, digest: str) -> Any:
+    """Return the 16-bit model; note in the base's folder what it is and what is measured."""
+    cell, loaded = run.cell, run.session.base()
+    if not cell.base.has(MANIFEST):
+        cell.base.write_json(MANIFEST, describe_base_model(cell.cfg, loaded).to_json())
+    cell.base.write_json(f"settings-{digest}.json", deciding_settings(cell.cfg, "measure"))
+    return loaded.model
+
+
+def _grid(cfg: MeasureConfig) -> errors.ErrorGrid:
+    return errors.ErrorGrid(dtypes=cfg.dtypes, blocksizes=cfg.blocksizes, sample=cfg.sample)

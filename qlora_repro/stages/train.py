@@ -1,100 +1,51 @@
-"""What training needs from the pipeline: examples as rows, the collator that fits the model.
-
-Training a cell: on rank 0, which keeps what comes of it, and on the ranks that train along.
-"""
+"""stages=[train]: fine-tune the model; rank 0 keeps the weights, and the workers train along."""
 
 import inspect
-import json
-import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
-from qlora_repro import manifest
 from qlora_repro.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig
 from qlora_repro.console import note, say
 from qlora_repro.data import collators
-from qlora_repro.data.datasets import examples, fingerprint, misanswered, split_holdout
-from qlora_repro.data.tokenization import Limits, Row, encode
-from qlora_repro.distributed.environment import processes
-from qlora_repro.distributed.fsdp import Autocast, leave_frozen, ready_for_training, shard
-from qlora_repro.distributed.process_group import in_step, together
+from qlora_repro.data.tokenization import EncodedExample, EncodingLimits, encode_examples
+from qlora_repro.distributed.environment import world_size
+from qlora_repro.distributed.fsdp import (
+    Autocast,
+    exclude_frozen_from_ddp,
+    prepare_sharded_training,
+    shard_model,
+)
+from qlora_repro.distributed.process_group import process_group, shared_failure
 from qlora_repro.errors import ConfigError
-from qlora_repro.memory.micro_batch import choose_micro_batch, leaves_open, settle_micro_batch
+from qlora_repro.manifest import add_training, describe_tuned_model, device_name, record_origin
+from qlora_repro.memory.prediction import apply_micro_batch, choose_micro_batch, is_micro_batch_open
 from qlora_repro.model.device import resolve_device
-from qlora_repro.model.load import Loaded
-from qlora_repro.records import Example
+from qlora_repro.model.load import LoadedModel
+from qlora_repro.records import Example, Manifest
 from qlora_repro.reporting.stored_result import SKIPPED
-from qlora_repro.session import ENCODED, EXAMPLES, Live
+from qlora_repro.session import ENCODED_ROWS, CellRun, ModelSession, data_key, load_rows
 from qlora_repro.store.cell import MANIFEST, STEPS, TRAINED, Cell, find_cell
-from qlora_repro.store.run_id import decisive
 from qlora_repro.store.runs import Store
-from qlora_repro.train.callbacks import Tracker
+from qlora_repro.train.callbacks import ProgressRecorder, TrackerCallback
 from qlora_repro.train.checkpoint import CHECKPOINTS
-from qlora_repro.train.memory import free_bytes
-from qlora_repro.train.trainer import Job, TrainResult, runnable_optim, train
+from qlora_repro.train.memory import available_bytes
+from qlora_repro.train.trainer import TrainingInputs, runnable_optimizer, train_model
 
 # Families whose attention mask is made from positions, so that packed rows cannot see each other.
 PACKABLE = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
 
 
-class TrackLoss(TrainerCallback):
-    """Send each step's numbers to the tracker."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Pass on what the Trainer logs."""
-        logs = kwargs.get("logs", {})
-        self.tracker.log({f"train/{k}": v for k, v in logs.items() if isinstance(v, int | float)})
-
-
-class NoteProgress(TrainerCallback):
-    """Note how far training is, at most once a second: `note` writes it into the run's folder."""
-
-    def __init__(self, note: Callable[..., None]) -> None:
-        self.note = note
-        self.last = 0.0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start the clock; a resumed run counts only what is left to do."""
-        self.began, self.first = time.monotonic(), state.global_step
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Note the step, and the seconds that are left at the speed so far."""
-        now = time.monotonic()
-        if now - self.last < 1:
-            return
-        self.last = now
-        a_step = (now - self.began) / (state.global_step - self.first)
-        self.note(
-            "training",
-            step=state.global_step,
-            steps=state.max_steps,
-            seconds_a_step=a_step,
-            seconds_left=a_step * (state.max_steps - state.global_step),
-        )
-
-
-def encoded(
+def encode_rows(
     examples: Sequence[Example], tokenizer: Any, *, model: ModelConfig, cfg: DataConfig
-) -> list[Row]:
+) -> list[EncodedExample]:
     """Return the examples in tokens, within the lengths of the data section."""
-    limits = Limits(
+    limits = EncodingLimits(
         max_source_len=cfg.max_source_len,
         max_target_len=cfg.max_target_len,
         train_on_source=cfg.train_on_source,
@@ -102,12 +53,12 @@ def encoded(
         max_truncated=cfg.max_truncated,
         num_labels=model.num_labels,
     )
-    return encode(examples, tokenizer, kind=model.kind, limits=limits)
+    return encode_examples(examples, tokenizer, kind=model.kind, limits=limits)
 
 
-def collator(
-    model: Any, tokenizer: Any, *, kind: str, packing: bool, marks_rows: bool = False
-) -> collators.Collate:
+def choose_collator(
+    model: Any, tokenizer: Any, *, kind: str, packing: bool, mark_rows: bool = False
+) -> collators.Collator:
     """Return the collator for a model of this kind; ConfigError where packing cannot work."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     pad = tokenizer.pad_token_id
@@ -117,152 +68,137 @@ def collator(
             f"model; it works for {', '.join(PACKABLE)}"
         )
     if kind == "seq2seq":
-        return collators.seq2seq(pad, start_id=inner.config.decoder_start_token_id)
+        return collators.seq2seq_collator(pad, start_id=inner.config.decoder_start_token_id)
     if kind == "classification":
-        return collators.classification(pad)
+        return collators.classification_collator(pad)
     trims = "logits_to_keep" in inspect.signature(inner.forward).parameters
     if packing:
-        return collators.packed(trims_logits=trims, marks_rows=marks_rows)
-    return collators.causal(pad, trims_logits=trims)
+        return collators.packed_collator(trims_logits=trims, mark_rows=mark_rows)
+    return collators.causal_collator(pad, trims_logits=trims)
 
 
-def optimizer_note(cfg: TrainConfig, model: nn.Module) -> str | None:
+def describe_optimizer_change(cfg: TrainConfig, model: nn.Module) -> str | None:
     """Return what to say when the optimizer that was asked for cannot run on this device."""
     device = next(model.parameters()).device.type
-    runs = runnable_optim(cfg.optim, device=device)
-    if runs == cfg.optim:
+    optimizer = runnable_optimizer(cfg.optim, device=device)
+    if optimizer == cfg.optim:
         return None
-    return f"{cfg.optim} needs CUDA and nothing pages on a CPU; training with {runs}"
+    return f"{cfg.optim} needs CUDA and nothing pages on a CPU; training with {optimizer}"
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what libraries tell each other about renamed attributes off the user's screen."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+def check_train(cell: Cell) -> None:
+    """Read the training rows, so that bad ones are refused before a model is loaded; DataError."""
+    load_rows(cell.cfg)
 
 
-def rows_of(cfg: RunConfig) -> tuple[list[Example], list[Example]]:
-    """Return (training rows, held-out rows), as far as the stages need any."""
-    if not (cfg.train.max_steps and "train" in cfg.stages) and not cfg.data.holdout:
-        return [], []
-
-    def read() -> tuple[list[Example], list[Example]]:
-        every = examples(cfg.data)
-        kept, held_out = split_holdout(every, holdout=cfg.data.holdout, seed=cfg.data.seed)
-        return misanswered(kept, share=cfg.data.wrong, seed=cfg.data.seed), held_out
-
-    found: tuple[list[Example], list[Example]] = EXAMPLES.get(_data_name(cfg), read)
-    return found
-
-
-def _data_name(cfg: RunConfig) -> str:
-    return json.dumps([decisive(cfg, "train")["data"], cfg.data.max_truncated], sort_keys=True)
-
-
-def train_cell(cell: Cell, live: Live, rows: list[Example], tracker: Tracker) -> None:
-    """Train, and write what came of it, unless the store has it."""
-    cfg, folder = cell.cfg, cell.folder
-    if cell.trained(contents=True):
+def run_train(run: CellRun, *, tuned: bool) -> None:
+    """Train the model and write its weights, loss curve and manifest, unless the store has them."""
+    if not tuned:
+        return
+    cell, cfg, folder, session = run.cell, run.cell.cfg, run.cell.folder, run.session
+    if cell.is_trained(contents=True):
         say(f"training: {SKIPPED}")
         return
-    began = time.monotonic()
-    live.begin_training()
-    encoded_rows = _encoded(cfg, live, rows)
-    loaded = live.trainable()
-    ran = manifest.tuned(cfg, live, encoded_rows, rows, fingerprint(rows))
-    said = optimizer_note(cfg.train, loaded.model)
-    if said:
-        note(said)
-    share = ran["data"]["truncated_share"]
+    began, (examples, _) = time.monotonic(), load_rows(cfg)
+    session.load_for_training()
+    rows = _encode_cached_rows(session, examples)
+    loaded = session.trainable()
+    manifest = describe_tuned_model(cfg, session, rows, examples)
+    _say_start(cfg, manifest, loaded.model)
+    callbacks = [TrackerCallback(run.tracker), ProgressRecorder(folder.write_progress)]
+    job = _build_job(cell, loaded, rows, callbacks)
+    with shared_failure():
+        if world_size() > 1:
+            process_group().send_task({"stage": "train", "config": asdict(cfg), "tuned": True})
+        cfg = _prepare_model(cfg, loaded.model, job)
+        result = train_model(loaded.model, job, cfg=cfg.train)
+    # what was scored and judged of weights that were trained before
+    folder.remove(TRAINED, "metrics-*", "generations-*", "judgments-*")
+    session.publish()
+    folder.write_records(STEPS, result.steps)
+    manifest = manifest.on_device(device_name(loaded.model))  # sharding moved the model
+    folder.write_json(MANIFEST, add_training(manifest, result).to_json())
+    record_origin(cell.cfg, folder, "train", session=session, began=began)
+    folder.write_json(TRAINED, asdict(result))
+    session.finish_training()
+    folder.remove(CHECKPOINTS)  # nothing is left to resume
+
+
+def work_train(session: ModelSession, *, tuned: bool) -> None:
+    """Train along on a worker; rank 0 keeps the weights, and nothing is written here."""
+    cell = find_cell(session.cfg, Store(Path(session.cfg.results_dir)))
+    session.load_for_training()
+    rows = _encode_cached_rows(session, load_rows(session.cfg)[0])
+    loaded = session.trainable()
+    job = _build_job(cell, loaded, rows, ())
+    cfg = _prepare_model(session.cfg, loaded.model, job)
+    train_model(loaded.model, job, cfg=cfg.train)
+
+
+def _say_start(cfg: RunConfig, manifest: Manifest, model: nn.Module) -> None:
+    if change := describe_optimizer_change(cfg.train, model):
+        note(change)
+    assert manifest.data is not None
+    assert manifest.trainable is not None
     say(
-        f"training on {len(rows)} rows ({share:.1%} truncated), "
-        f"{ran['trainable']['total']:,} trainable parameters on a model of "
-        f"{ran['base']['all_parameters']:,}"
+        f"training on {manifest.data.rows} rows ({manifest.data.truncated_share:.1%} truncated), "
+        f"{manifest.trainable['total']:,} trainable parameters on a model of "
+        f"{manifest.base.all_parameters:,}"
     )
-    watch = [TrackLoss(tracker), NoteProgress(folder.note_progress)]
-    job = _job(cell, loaded, encoded_rows, watch)
-    with in_step():
-        if processes() > 1:
-            together().order({"work": "train", "config": asdict(cfg)})
-        outcome = _train(cfg, loaded.model, job)
-    folder.drop(
-        TRAINED, "metrics-*", "generations-*", "judgments-*"
-    )  # of weights that were trained before
-    ran["provenance"]["device"] = manifest.device_name(loaded.model)  # one that was divided moved
-    live.publish()
-    folder.write(STEPS, outcome.steps)
-    folder.write_json(MANIFEST, ran | manifest.trained(outcome))
-    manifest.origin(cell.cfg, folder, "train", live=live, began=began)
-    folder.write_json(TRAINED, asdict(outcome))
-    live.end_training()
-    shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)  # nothing is left to take up
 
 
-def _encoded(cfg: RunConfig, live: Live, rows: list[Example]) -> list[Row]:
-    tokenizer = live.base().tokenizer
-    found: list[Row] = ENCODED.get(
-        f"{_data_name(cfg)} {live.name} {len(rows)}",
-        lambda: encoded(rows, tokenizer, model=cfg.model, cfg=cfg.data),
+def _encode_cached_rows(session: ModelSession, examples: list[Example]) -> list[EncodedExample]:
+    cfg, tokenizer = session.cfg, session.base().tokenizer
+    rows: list[EncodedExample] = ENCODED_ROWS.get(
+        f"{data_key(cfg)} {session.base_key} {len(examples)}",
+        lambda: encode_rows(examples, tokenizer, model=cfg.model, cfg=cfg.data),
     )
-    return found
+    return rows
 
 
-def _job(cell: Cell, loaded: Loaded, rows: list[Row], watch: Sequence[TrainerCallback]) -> Job:
-    cfg, train = cell.cfg, cell.cfg.train
-    return Job(
+def _build_job(
+    cell: Cell,
+    loaded: LoadedModel,
+    rows: list[EncodedExample],
+    callbacks: Sequence[TrainerCallback],
+) -> TrainingInputs:
+    cfg = cell.cfg
+    return TrainingInputs(
         rows=rows,
-        collate=collator(
+        collate=choose_collator(
             loaded.model,
             loaded.tokenizer,
             kind=cfg.model.kind,
-            packing=train.packing,
-            marks_rows=train.loss_mean == "sequence",
+            packing=cfg.train.packing,
+            mark_rows=cfg.train.loss_mean == "sequence",
         ),
         compute_dtype=cfg.dtype.compute_dtype,
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,
-        watch=watch,
+        callbacks=[*callbacks, Autocast()] if _shards(cfg) else callbacks,
     )
 
 
-def _train(cfg: RunConfig, model: Any, job: Job) -> TrainResult:
-    if processes() > 1:
+def _shards(cfg: RunConfig) -> bool:
+    return cfg.train.sharded and world_size() > 1
+
+
+def _prepare_model(cfg: RunConfig, model: Any, job: TrainingInputs) -> RunConfig:
+    """Connect the processes; return the configuration with the micro-batch that fits the memory."""
+    if world_size() > 1:
         device = resolve_device(cfg.model.device)
-        together().meet(device)
+        process_group().connect(device)
         if cfg.train.sharded:
-            shard(model, device)
-            ready_for_training(model)
-            job = replace(job, watch=[*job.watch, Autocast()])
+            shard_model(model, device)
+            prepare_sharded_training(model)
         else:
-            leave_frozen(model)
-    return train(model, job, cfg=_settled(cfg, model, job).train)
-
-
-def _settled(cfg: RunConfig, model: Any, job: Job) -> RunConfig:
-    """Return the configuration with the micro-batch that the planner chooses where it is `auto`."""
-    if not leaves_open(cfg.train):
+            exclude_frozen_from_ddp(model)
+    if not is_micro_batch_open(cfg.train):
         return cfg
     device = next(model.parameters()).device
-    divided = cfg.train.sharded or cfg.model.device == "spread"
-    memory = None if divided else free_bytes(device, reserve=cfg.plan.reserve)
+    spread = cfg.train.sharded or cfg.model.device == "spread"
+    memory = None if spread else available_bytes(device, reserve=cfg.plan.reserve)
     longest = max(map(len, job.rows))
-    micro = choose_micro_batch(cfg, memory, length=longest, processes=processes())
+    micro = choose_micro_batch(cfg, memory, length=longest, processes=world_size())
     say(f"{micro.describe()}, as the planner chooses for rows of up to {longest} tokens")
-    return settle_micro_batch(cfg, micro)
-
-
-def train_along(cfg: RunConfig) -> None:
-    """Train a cell on a rank other than 0, which keeps what comes of it; nothing is written."""
-    cell = find_cell(cfg, Store(Path(cfg.results_dir)))
-    live, done = Live(cfg, cell.folder.path), False
-    try:
-        with quiet():
-            live.begin_training()
-            rows = _encoded(cfg, live, rows_of(cfg)[0])
-            loaded = live.trainable()
-            _train(cfg, loaded.model, _job(cell, loaded, rows, ()))
-        done = True
-    finally:
-        live.release(keep=done)
+    return apply_micro_batch(cfg, micro)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.store.integrity import MARK, whole
-from qlora_repro.store.progress import FAILED
-from qlora_repro.store.provenance import other_versions
-from qlora_repro.store.run_id import key, slug
-from qlora_repro.store.runs import Folder, Store, open_store
+from qlora_repro.store.integrity import CHECKSUMS, is_complete
+from qlora_repro.store.provenance import changed_versions
+from qlora_repro.store.run_id import run_name, stage_digest
+from qlora_repro.store.runs import FAILURE, RunFolder, Store, open_store
 
 MANIFEST = "manifest.json"
 STEPS = "steps.jsonl"  # the loss curve
@@ -18,7 +17,7 @@ TRAINED = "train.json"  # written last: the mark that training is done
 ADAPTER = "adapter"  # what a run publishes: LoRA weights
 MODEL = "model"  # or, after full fine-tuning, all weights
 MERGED = "merged"
-VERSIONS = "versions"  # rerun=versions: what other versions made is made again
+RERUN_VERSIONS = "versions"  # rerun=versions: what other versions made is made again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +25,8 @@ class Cell:
     """A configuration beside the folders that hold its results."""
 
     cfg: RunConfig
-    base: Folder  # of the untuned model, shared by every run on it
-    folder: Folder  # of the tuned one; the same where nothing is trained
+    base: RunFolder  # of the untuned model, shared by every run on it
+    folder: RunFolder  # of the tuned one; the same where nothing is trained
 
     @property
     def trains(self) -> bool:
@@ -35,15 +34,15 @@ class Cell:
         return self.folder is not self.base
 
     @contextmanager
-    def claimed(self, *, wait: bool) -> Iterator[None]:
+    def locked(self, *, wait: bool) -> Iterator[None]:
         """Hold the run for this process; Busy when another has it, unless it may wait."""
         with self.folder.locked(wait=wait):
-            self.folder.drop(FAILED)  # it is tried again
+            self.folder.remove(FAILURE)  # it is tried again
             yield
 
     @contextmanager
-    def base_claimed(self) -> Iterator[None]:
-        """Hold the untuned model's folder, as part of a claimed cell; wait for it."""
+    def base_locked(self) -> Iterator[None]:
+        """Hold the untuned model's folder, as part of a locked cell; wait for it."""
         with self.base.locked(wait=True) if self.trains else nullcontext():
             yield
 
@@ -51,70 +50,72 @@ class Cell:
         """Return the digest in the file names of an evaluation or of answers."""
         name = stage if tuned else f"untuned_{stage}"
         if name not in self._digests:
-            self._digests[name] = key(self.cfg, name)
+            self._digests[name] = stage_digest(self.cfg, name)
         return self._digests[name]
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {}  # taken once: it reads the user's own files, and names files throughout the cell
+        return {}  # computed once: it reads the user's own files
 
-    def of(self, *, tuned: bool) -> Folder:
+    def folder_of(self, *, tuned: bool) -> RunFolder:
         """Return the folder of the tuned or the untuned model."""
         return self.folder if tuned else self.base
 
-    def trained(self, *, contents: bool = False) -> bool:
+    def is_trained(self, *, contents: bool = False) -> bool:
         """Whether training is done; with `contents` every byte of the weights is checked."""
-        here = [self.folder.has(name) for name in (TRAINED, MANIFEST, STEPS)]  # each torn one named
-        published = self.folder.path / (MODEL if self.cfg.full_finetuning else ADAPTER)
-        if not all(here) or not published.is_dir():
+        files = [self.folder.has(name) for name in (TRAINED, MANIFEST, STEPS)]  # each is reported
+        weights = self.folder.path / (MODEL if self.cfg.full_finetuning else ADAPTER)
+        if not all(files) or not weights.is_dir():
             return False
-        if (published / MARK).exists() and not whole(published, contents=contents):
-            if self.folder.told is not None:
-                self.folder.told(f"{published} is torn; training is done again")
+        if (weights / CHECKSUMS).exists() and not is_complete(weights, contents=contents):
+            if self.folder.warn is not None:
+                self.folder.warn(f"{weights} is torn; training is done again")
             return False
-        return self._current(self.folder, "train")
+        return self._is_current(self.folder, "train")
 
-    def scored(self, *, tuned: bool) -> bool:
+    def is_evaluated(self, *, tuned: bool) -> bool:
         """Whether the evaluation of the tuned or the untuned model is done."""
-        folder, digest = self.of(tuned=tuned), self.digest(tuned=tuned, stage="eval")
+        folder, digest = self.folder_of(tuned=tuned), self.digest(tuned=tuned, stage="eval")
         names = [f"{kind}-{digest}.jsonl" for kind in ("metrics", "answers")]
         if (folder.path / names[0]).exists():  # or it was never begun
             names += [f"settings-{digest}.json", *([] if tuned else [MANIFEST])]
-        return all(map(folder.has, names)) and self._current(folder, digest)
+        return all(map(folder.has, names)) and self._is_current(folder, digest)
 
-    def answered(self, *, tuned: bool) -> bool:
+    def has_generations(self, *, tuned: bool) -> bool:
         """Whether the tuned or the untuned model has answered the questions."""
-        folder, digest = self.of(tuned=tuned), self.digest(tuned=tuned, stage="generate")
-        return folder.has(f"generations-{digest}.jsonl") and self._current(folder, digest)
+        folder, digest = self.folder_of(tuned=tuned), self.digest(tuned=tuned, stage="generate")
+        return folder.has(f"generations-{digest}.jsonl") and self._is_current(folder, digest)
 
-    def missing(self) -> list[str]:
+    def missing_stages(self) -> list[str]:
         """Return in words the stages asked for that are not done, or not known here."""
-        found = []
+        missing = []
         for stage in self.cfg.stages:
             if stage == "train":
-                found += ["training"] * (self.trains and not self.trained())
+                missing += ["training"] * (self.trains and not self.is_trained())
             elif stage == "eval":
-                found += ["scores before tuning"] * (not self.scored(tuned=False))
-                found += ["scores after tuning"] * (self.trains and not self.scored(tuned=True))
+                missing += ["scores before tuning"] * (not self.is_evaluated(tuned=False))
+                missing += ["scores after tuning"] * (
+                    self.trains and not self.is_evaluated(tuned=True)
+                )
             elif stage == "generate":
-                found += ["answers"] * (not self.answered(tuned=self.trains))
+                missing += ["answers"] * (not self.has_generations(tuned=self.trains))
             else:
-                found.append(stage)
+                missing.append(stage)
         merged = self.folder.path / MERGED
-        return found + ["merging"] * (self.cfg.merge and not whole(merged, contents=False))
+        return missing + ["merging"] * (self.cfg.merge and not is_complete(merged, contents=False))
 
-    def made_by_others(self) -> dict[str, list[str]]:
+    def changed_versions(self) -> dict[str, list[str]]:
         """Return finished stage -> packages that have another version by now."""
-        digests = {"training": (self.folder, "train")} if self.trains else {}
-        digests["scores before tuning"] = self.base, self.digest(tuned=False, stage="eval")
+        stages = {"training": (self.folder, "train")} if self.trains else {}
+        stages["scores before tuning"] = self.base, self.digest(tuned=False, stage="eval")
         if self.trains:
-            digests["scores after tuning"] = self.folder, self.digest(tuned=True, stage="eval")
-        digests["answers"] = self.folder, self.digest(tuned=self.trains, stage="generate")
-        found = {name: other_versions(*where) for name, where in digests.items()}
-        return {name: changed for name, changed in found.items() if changed}
+            stages["scores after tuning"] = self.folder, self.digest(tuned=True, stage="eval")
+        stages["answers"] = self.folder, self.digest(tuned=self.trains, stage="generate")
+        changed = {name: changed_versions(*stage) for name, stage in stages.items()}
+        return {name: packages for name, packages in changed.items() if packages}
 
-    def _current(self, folder: Folder, stage: str) -> bool:
-        return self.cfg.rerun != VERSIONS or not other_versions(folder, stage)
+    def _is_current(self, folder: RunFolder, stage: str) -> bool:
+        return self.cfg.rerun != RERUN_VERSIONS or not changed_versions(folder, stage)
 
 
 def find_cell(cfg: RunConfig, store: Store | None = None) -> Cell:
@@ -123,6 +124,8 @@ def find_cell(cfg: RunConfig, store: Store | None = None) -> Cell:
     The store is the one of results_dir unless another is given.
     """
     store = open_store(cfg.results_dir) if store is None else store
-    base = store.folder(slug(cfg, tuned=False), key(cfg, "untuned"))
-    tuned = store.folder(slug(cfg, tuned=True), key(cfg, "train")) if cfg.train.max_steps else base
+    base = store.folder(run_name(cfg, tuned=False), stage_digest(cfg, "untuned"))
+    if not cfg.train.max_steps:
+        return Cell(cfg=cfg, base=base, folder=base)
+    tuned = store.folder(run_name(cfg, tuned=True), stage_digest(cfg, "train"))
     return Cell(cfg=cfg, base=base, folder=tuned)

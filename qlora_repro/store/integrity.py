@@ -1,91 +1,132 @@
-"""What a folder vouches for: size and sha256 of its files, so that a torn one is known.
+"""Files that are complete or absent, and checksums by which a corrupt one is known.
 
-Every folder that holds results has a `whole.json`: {name: {"bytes": size, "sha256": digest}}. A run
-enters each record there before it is written, so that no file is ever older than its entry; a
-checkpoint or an adapter is entered as a whole, after its files are on the disk. A file that is not
-what its entry says, cut off at whatever byte, does not count. In a folder without `whole.json`, as
-of an older store, records count when they end with the end of a line, a document when it is whole.
+Every folder that holds results has a `whole.json`: {name: {"bytes": size, "sha256": digest}}. A
+record is entered there before it is written, so that no file is older than its entry; a checkpoint
+or an adapter once its files are on the disk. A file that differs from its entry does not count.
+Without `whole.json`, as in an older store, records count when they end with the end of a line, and
+documents when they are valid JSON.
 """
 
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MARK = "whole.json"
+CHECKSUMS = "whole.json"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there completely or not at all, also after a power cut."""
+def write_atomic(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write a file that is there completely or not at all; with `sync` also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with name.open("w", encoding="utf-8", newline="") as file:
+        with partial.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
     except BaseException:
-        name.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
-def write_vouched(path: Path, text: str) -> None:
-    """Write a file whole, entered in its folder's `whole.json` first."""
+def checksum(content: bytes) -> dict[str, Any]:
+    """Return the entry of a file with this content."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def write_checksummed(path: Path, text: str) -> None:
+    """Write a file atomically, its checksum first."""
     content = text.encode()
-    entries = entered(path.parent) or {}
-    entries[path.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    write_whole(path.parent / MARK, json.dumps(entries, indent=1) + "\n")
-    write_whole(path, text)
+    entries = read_checksums(path.parent) or {}
+    entries[path.name] = checksum(content)
+    _write_entries(path.parent, entries)
+    write_atomic(path, text)
 
 
-def mark(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Enter every file of a finished folder, once its bytes are on the disk."""
     entries = {}
     for path in sorted(folder.iterdir()):
-        if path.name == MARK or not path.is_file():
+        if path.name == CHECKSUMS or not path.is_file():
             continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         entries[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
-    write_whole(folder / MARK, json.dumps(entries, indent=1) + "\n")
+    _write_entries(folder, entries)
 
 
-def entered(folder: Path) -> dict[str, Any] | None:
-    """Return what a folder vouches for; nothing where that is torn itself, None without a mark."""
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which then takes the place of `folder`, with checksums."""
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir(parents=True)
     try:
-        found = json.loads((folder / MARK).read_bytes())
+        yield partial
+        write_checksums(partial)
+        _sync(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_checksums(folder: Path) -> dict[str, Any] | None:
+    """Return the entries of a folder: {} where their file is corrupt, None where there is none."""
+    try:
+        entries = json.loads((folder / CHECKSUMS).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return entries if isinstance(entries, dict) else {}
 
 
-def whole(folder: Path, *, contents: bool = True) -> bool:
-    """Whether a marked folder still holds every file that was entered.
+def is_complete(folder: Path, *, contents: bool = True) -> bool:
+    """Whether a folder with checksums still holds every file that was entered.
 
-    With `contents=False` sizes are compared alone, which costs nothing for large weights.
+    With `contents=False` only sizes are compared, which costs nothing for large weights.
     """
-    entries = entered(folder)
-    if not entries:
-        return False
-    return all(_why_torn(folder / name, entry, contents) is None for name, entry in entries.items())
+    entries = read_checksums(folder) or {}
+    return bool(entries) and all(
+        _describe_difference(folder / name, entry, contents) is None
+        for name, entry in entries.items()
+    )
 
 
-def torn(path: Path) -> str | None:
-    """Return how a record file differs from what was written, in words; None when it is whole."""
-    entries = entered(path.parent)
+def describe_corruption(path: Path) -> str | None:
+    """Return in words how a file differs from what was written; None when it does not."""
+    entries = read_checksums(path.parent)
     if entries is None:
-        return _why_cut(path)
+        return _describe_truncation(path)
     if path.name not in entries:
-        return f"is not entered in its folder's {MARK}, or that file is torn"
-    return _why_torn(path, entries[path.name], contents=True)
+        return f"is not entered in its folder's {CHECKSUMS}, or that file is torn"
+    return _describe_difference(path, entries[path.name], contents=True)
 
 
-def _why_cut(path: Path) -> str | None:
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk: after a power cut all of it is there, or nothing."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_entries(folder: Path, entries: dict[str, Any]) -> None:
+    write_atomic(folder / CHECKSUMS, json.dumps(entries, indent=1) + "\n")
+
+
+def _describe_truncation(path: Path) -> str | None:
     content = path.read_bytes()
     if path.suffix == ".jsonl":  # an empty one holds no records
         return "is cut off in the middle of a line" if content[-1:] not in (b"", b"\n") else None
@@ -96,14 +137,14 @@ def _why_cut(path: Path) -> str | None:
     return None
 
 
-def _why_torn(path: Path, entry: Any, contents: bool) -> str | None:
-    size = entry["bytes"] if isinstance(entry, dict) else entry  # older checkpoints: the size
+def _describe_difference(path: Path, entry: Any, contents: bool) -> str | None:
+    expected = entry["bytes"] if isinstance(entry, dict) else entry  # older checkpoints: the size
     try:
-        there = path.stat().st_size
+        size = path.stat().st_size
     except OSError:
         return "is not there"
-    if there != size:
-        return f"has {there:,} bytes, and {size:,} were written"
+    if size != expected:
+        return f"has {size:,} bytes, and {expected:,} were written"
     if contents and isinstance(entry, dict):
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:

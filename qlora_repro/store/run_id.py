@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qlora_repro.config.schema import RunConfig, names_template_file
+from qlora_repro.config.registry import DATASETS
+from qlora_repro.config.schema import LEGACY, RunConfig, names_template_file
 
 WEIGHTS = ("model", "dtype", "dq", "lora", "data", "train", "seed")
 UNTUNED = ("model", "dtype", "dq")
@@ -20,14 +23,6 @@ DECIDES = {
     "untuned": UNTUNED,
     "untuned_eval": (*UNTUNED, "eval"),
     "untuned_generate": (*UNTUNED, "generate", "seed"),
-}
-# What the code did before a setting existed. A setting is part of an identity only where it differs
-# from that, so that runs from before keep theirs; a run from before is repeated with these values.
-LEGACY: dict[str, dict[str, Any]] = {
-    "model": {"attention": "sdpa"},
-    "lora": {"dtype": "float32", "fused": False},
-    "data": {"truncated_eos": True, "rows_per_task": None, "examples": 0, "mix": None},
-    "train": {"loss_mean": "token", "kernels": "none"},
 }
 # Where it runs, what is kept and printed on the way: none of it changes a result.
 IRRELEVANT = {
@@ -54,7 +49,7 @@ IRRELEVANT = {
     ),
 }
 # What may name a file or folder of the user's own, which counts by its contents.
-OWN = {
+FILE_SETTINGS = {
     "model": ("path",),
     "data": ("path",),
     "eval": ("perplexity_file", "include_path"),
@@ -64,7 +59,7 @@ OWN = {
 LARGE = 1 << 26  # bytes; a larger file, as of weights, counts by its size and date
 
 
-def decisive(cfg: RunConfig, stage: str) -> dict[str, Any]:
+def deciding_settings(cfg: RunConfig, stage: str) -> dict[str, Any]:
     """Return the part of the configuration that decides a stage's outcome."""
     sections = asdict(cfg)
     names = list(DECIDES[stage])
@@ -83,35 +78,45 @@ def decisive(cfg: RunConfig, stage: str) -> dict[str, Any]:
     if stage == "plan":  # which named what adapters train in before the adapters themselves did
         sections["plan"]["adapters"] = cfg.lora.dtype
         sections["lora"].pop("dtype", None)
-    return {name: section(name, sections[name]) for name in names}
+    return {name: hashed_section(name, sections[name]) for name in names}
 
 
-def section(name: str, values: Any) -> Any:
+def hashed_section(name: str, values: Any) -> Any:
     """Return what decides an outcome of one section of the configuration, given as a dict."""
     if not isinstance(values, dict):
         return values
     legacy = LEGACY.get(name, {})
-    kept = {
+    hashed = {
         key: value
         for key, value in values.items()
         if key not in IRRELEVANT.get(name, ()) and not (key in legacy and legacy[key] == value)
     }
-    own = name in ("eval", "generate", "judge")
-    if own or "local" in (values.get("name"), values.get("source")):
-        kept |= {k: _contents(kept[k]) for k in OWN.get(name, ())}
-    if names_template_file(kept.get("template") or ""):
-        kept["template"] = _contents(kept["template"])
-    return kept
+    if _names_own_files(name, values):
+        hashed |= {k: _digest_files(hashed[k]) for k in FILE_SETTINGS.get(name, ()) if k in hashed}
+    if names_template_file(hashed.get("template") or ""):
+        hashed["template"] = _digest_files(hashed["template"])
+    return hashed
 
 
-def _contents(named: Any) -> Any:
+def _names_own_files(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a section's paths lead to files of the user's own, and not to a hub."""
+    if name == "data":
+        return (
+            values["name"] == "local"
+            or values.get("kind") == "file"
+            or values["name"] not in DATASETS
+        )
+    return name in ("eval", "generate", "judge") or values.get("source") == "local"
+
+
+def _digest_files(named: Any) -> Any:
     """Return a digest of the file, or of the folder's files with their names, that a setting names.
 
     So an edited file is other work, and the same file in another place is the same work. Of a list
     each is looked at; what is no path stays as it is.
     """
     if isinstance(named, list):
-        return [_contents(one) for one in named]
+        return [_digest_files(one) for one in named]
     path = Path(named or "").expanduser()
     if not named or not path.exists():
         return named
@@ -124,13 +129,13 @@ def _contents(named: Any) -> Any:
     return f"{path.resolve().name} sha256:{digest.hexdigest()[:16]}"
 
 
-def key(cfg: RunConfig, stage: str) -> str:
+def stage_digest(cfg: RunConfig, stage: str) -> str:
     """Return 12 hex digits that name a stage's outcome: equal keys, equal results."""
-    text = json.dumps(decisive(cfg, stage), sort_keys=True)
+    text = json.dumps(deciding_settings(cfg, stage), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def slug(cfg: RunConfig, *, tuned: bool) -> str:
+def run_name(cfg: RunConfig, *, tuned: bool) -> str:
     """Return the readable half of a run's folder name; the digest behind it tells runs apart."""
     parts = [cfg.model.name, cfg.dtype.name, *(["dq"] if cfg.dq else [])]
     if not tuned:
@@ -138,3 +143,28 @@ def slug(cfg: RunConfig, *, tuned: bool) -> str:
     target = cfg.lora.target if cfg.lora.target.isidentifier() else "regex"
     parts.append("full" if cfg.full_finetuning else f"{target}-r{cfg.lora.r}")
     return "-".join([*parts, cfg.data.name, f"s{cfg.seed}"])
+
+
+def run_id_of(folder: str) -> str:
+    """Return the id of a run from the name of its folder.
+
+    >>> run_id_of("tiny-nf4-dq-all-r64-procedural-s0-0123456789ab"), run_id_of("a-run")
+    ('0123456789ab', 'a-run')
+    """
+    last = folder.rpartition("-")[2]
+    return last if re.fullmatch("[0-9a-f]{12}", last) else folder
+
+
+def flatten_settings(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name.
+
+    >>> flatten_settings({"lora": {"r": 4}, "seed": 0})
+    {'lora.r': 4, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten_settings(value, f"{above}{name}.")
+        else:
+            flat[f"{above}{name}"] = value
+    return flat

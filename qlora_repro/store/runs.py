@@ -1,11 +1,15 @@
-"""The store: one folder a run, records written whole or not at all; what is there is done.
+"""A results folder: one folder a run, whose files are written complete or not at all.
 
-Scores of consecutive tokens by block: all that statistics over blocks need of them.
+`RunFolder` is the only writer of a run's files. What is there and intact is done, so that a command
+given again goes on where it stopped. `progress.json` and `failed.json` are notes for people and for
+`analysis status`, never results.
 """
 
 import hashlib
 import json
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,99 +19,120 @@ from typing import Any, TypeVar
 
 from qlora_repro.errors import Busy, StoreError
 from qlora_repro.records import PERPLEXITY
-from qlora_repro.store.integrity import torn, write_vouched, write_whole
-from qlora_repro.store.lock import Claim, claimed, holder
-from qlora_repro.store.progress import PROGRESS, write_progress
+from qlora_repro.store.integrity import describe_corruption, write_atomic, write_checksummed
+from qlora_repro.store.lock import Lock, describe_holder, hold_lock
 
 FORMAT = 1
-LOCKS = ".claims"
+LOCKS = ".claims"  # beside the runs, so that a refused run leaves no folder of its own
+PROGRESS = "progress.json"  # while a process works on the run, and after one that was killed
+FAILURE = "failed.json"  # reason and traceback, until the run is started again
+TOKENS = "tokens"  # how many tokens of a text an answer stands for
 Record = TypeVar("Record")
+Row = dict[str, Any]
+Warn = Callable[[str], object]
 
 
-class Folder:
-    """One run's folder, `<slug>-<digest>`."""
+class RunFolder:
+    """One run's folder, `<name>-<run id>`.
 
-    def __init__(
-        self, path: Path, run_id: str, told: Callable[[str], object] | None = None
-    ) -> None:
+    Args:
+        path: The folder, which is made when it is first written to.
+        run_id: The run's id.
+        warn: Called with a sentence for each corrupt file that is met.
+    """
+
+    def __init__(self, path: Path, run_id: str, warn: Warn | None = None) -> None:
         self.path = path
         self.run_id = run_id
-        self.told = told  # is told of each torn file
-        self.claim: Claim | None = None
+        self.warn = warn
+        self.lock: Lock | None = None
 
     def has(self, name: str) -> bool:
-        """Whether a record file of this name is finished; one that is torn is named, and is not."""
+        """Whether a file is there and intact; a corrupt one is named, and does not count."""
         path = self.path / name
         if not path.exists():
             return False
-        why = torn(path)
-        if why is not None and self.told is not None:
-            self.told(f"{path} {why}; it is made again")
-        return why is None
+        reason = describe_corruption(path)
+        if reason is not None and self.warn is not None:
+            self.warn(f"{path} {reason}; it is made again")
+        return reason is None
 
-    def write(self, name: str, records: Iterable[Any]) -> None:
-        """Write frozen records as JSON lines, whole or not at all."""
-        self._write(name, "".join(json.dumps(asdict(r)) + "\n" for r in records))
+    def write_records(self, name: str, records: Iterable[Any]) -> None:
+        """Write dataclasses as JSON lines."""
+        self._write(name, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
-    def read(self, name: str, kind: type[Record]) -> list[Record]:
-        """Read the records of a finished file back."""
-        return [kind(**row) for row in read_lines(self.path / name)]
+    def read_records(self, name: str, kind: type[Record]) -> list[Record]:
+        """Read the records of a finished file; StoreError for a corrupt one."""
+        return [kind(**row) for row in read_json_lines(self.path / name)]
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write one JSON document, whole or not at all."""
-        self._write(name, json.dumps(value, indent=2) + "\n")
+    def write_json(self, name: str, document: Any) -> None:
+        """Write one JSON document."""
+        self._write(name, json.dumps(document, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Read one JSON document."""
-        return read_document(self.path / name)
+        """Read one JSON document; StoreError for a corrupt one."""
+        return read_json(self.path / name)
 
-    def _write(self, name: str, text: str) -> None:
-        if self.claim is not None and self.claim.lost:
-            raise StoreError(
-                f"this process stood still for so long that another one took {self.path} over; "
-                "run the same command again"
-            )
-        write_vouched(self.path / name, text)
+    def write_progress(self, stage: str, **facts: Any) -> None:
+        """Note the stage and how far it is; `at` is this machine's clock, `began` the stage's."""
+        before = read_note(self.path / PROGRESS) or {}
+        now = time.time()
+        began = before["began"] if before.get("stage") == stage else now
+        self._write_note(PROGRESS, {"stage": stage, "began": began, "at": now, **facts})
+
+    def write_failure(self, *, state: str, reason: str, trace: str, rerun: str) -> None:
+        """Note how the run failed; `rerun` is the command that runs it again."""
+        at = time.strftime("%Y-%m-%d %H:%M:%S")
+        note = {"state": state, "why": reason, "at": at, "rerun": rerun}
+        self._write_note(FAILURE, note | {"traceback": trace.splitlines()})
+
+    def remove(self, *patterns: str) -> None:
+        """Delete the files and folders that match."""
+        for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Hold this run for one process; Busy when another has it, unless it may wait."""
-        lock = self._lock  # apart, so that a refused run leaves no folder of its own
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(lock, wait=wait) as claim:
-            if claim is None:
+        path = self._lock_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with hold_lock(path, wait=wait) as self.lock:
+            if self.lock is None:
                 raise Busy(
-                    f"another process ({holder(lock) or 'just gone'}) is working on {self.path}; "
-                    "wait for it, or change seed or results_dir"
+                    f"another process ({describe_holder(path) or 'just gone'}) is working on "
+                    f"{self.path}; wait for it, or change seed or results_dir"
                 )
-            self.claim = claim
-            self.drop(".*.part")  # of a process that was killed
+            self.remove(".*.part")  # of a process that was killed
             try:
                 yield
             finally:
-                self.claim = None
-                self.drop(PROGRESS)
-                self._prune()
-
-    def note_progress(self, stage: str, **facts: Any) -> None:
-        """Note what this process does here."""
-        write_progress(self.path, stage, **facts)
-
-    def drop(self, *patterns: str) -> None:
-        """Delete files that no longer hold."""
-        for path in [found for pattern in patterns for found in self.path.glob(pattern)]:
-            if path.is_file():
-                path.unlink(missing_ok=True)
-
-    @property
-    def _lock(self) -> Path:
-        return self.path.parent / LOCKS / self.path.name
+                self.lock = None
+                self.remove(PROGRESS)
+                self._remove_empty()
 
     def held_by(self) -> str | None:
         """Return the process that works on this run, in words; None when none does."""
-        return holder(self._lock)
+        return describe_holder(self._lock_path)
 
-    def _prune(self) -> None:
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.parent / LOCKS / self.path.name
+
+    def _write(self, name: str, text: str) -> None:
+        if self.lock is not None and self.lock.lost:
+            raise StoreError(
+                f"this process stood still for so long that another one took {self.path} over; "
+                "run the same command again"
+            )
+        write_checksummed(self.path / name, text)
+
+    def _write_note(self, name: str, note: dict[str, Any]) -> None:
+        write_atomic(self.path / name, json.dumps(note, indent=1) + "\n", sync=False)
+
+    def _remove_empty(self) -> None:
         """Remove what is empty: a run that was refused leaves no folder."""
         for path in (*self.path.glob("*"), self.path):
             if path.is_dir() and not any(path.iterdir()):
@@ -117,33 +142,38 @@ class Folder:
 class Store:
     """A results folder: open it with `open_store`."""
 
-    def __init__(self, root: Path, told: Callable[[str], object] | None = None) -> None:
+    def __init__(self, root: Path, warn: Warn | None = None) -> None:
         self.root = root
-        self.told = told
+        self.warn = warn
 
-    def folder(self, slug: str, digest: str) -> Folder:
+    def folder(self, name: str, run_id: str) -> RunFolder:
         """Return the folder of a run, made when it is first written to."""
-        return Folder(self.root / f"{slug}-{digest}", digest, self.told)
+        return RunFolder(self.root / f"{name}-{run_id}", run_id, self.warn)
 
 
-def open_store(root: str | Path, *, told: Callable[[str], object] | None = None) -> Store:
-    """Open or start a results folder; StoreError when it is unwritable or of a newer format.
+def open_store(root: str | Path, *, warn: Warn | None = None) -> Store:
+    """Open or start a results folder.
 
-    `told` is called with a sentence for each torn file that is come upon.
+    Args:
+        root: The folder.
+        warn: Called with a sentence for each corrupt file that is met.
+
+    Raises:
+        StoreError: The folder cannot be written, or a newer version wrote it.
     """
     root = Path(root)
-    mark = root / "store.json"
+    path = root / "store.json"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if mark.exists():
-            found = json.loads(mark.read_text()).get("format")
-            if not isinstance(found, int) or found > FORMAT:
+        if path.exists():
+            version = json.loads(path.read_text()).get("format")
+            if not isinstance(version, int) or version > FORMAT:
                 raise StoreError(
-                    f"results_dir={root} has format {found}, and this version reads up to "
+                    f"results_dir={root} has format {version}, and this version reads up to "
                     f"{FORMAT}; update qlora_repro or choose another results_dir"
                 )
         else:
-            write_whole(mark, json.dumps({"format": FORMAT}) + "\n")
+            write_atomic(path, json.dumps({"format": FORMAT}) + "\n")
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
@@ -152,73 +182,60 @@ def open_store(root: str | Path, *, told: Callable[[str], object] | None = None)
         ) from error
     except (json.JSONDecodeError, AttributeError) as error:
         raise StoreError(
-            f"{mark} is not a store's mark; delete it if it was cut off, or choose another "
+            f"{path} is not a store's mark; delete it if it was cut off, or choose another "
             "results_dir"
         ) from error
-    return Store(root, told)
+    return Store(root, warn)
 
 
-def _whole_text(path: Path) -> str:
-    why = torn(path)
-    if why is not None:
-        raise StoreError(f"{path} {why}; run the command that made it again, which redoes it")
+def read_text(path: Path) -> str:
+    """Read a file; StoreError for one that differs from what was written."""
+    reason = describe_corruption(path)
+    if reason is not None:
+        raise StoreError(f"{path} {reason}; run the command that made it again, which redoes it")
     return path.read_text(encoding="utf-8")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; StoreError for a file that is not what was written."""
-    return [json.loads(line) for line in _whole_text(path).splitlines()]
+def read_json_lines(path: Path) -> list[Row]:
+    """Read JSON lines; StoreError for a file that differs from what was written."""
+    return [json.loads(line) for line in read_text(path).splitlines()]
 
 
-def read_document(path: Path) -> Any:
-    """Read one JSON document; StoreError for a file that is not what was written."""
-    text = _whole_text(path)
+def read_json(path: Path) -> Any:
+    """Read one JSON document; StoreError for a file that differs from what was written."""
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise StoreError(f"{path} is no JSON document; delete it and run again") from error
 
 
-Row = dict[str, Any]
-TOKENS = "tokens"  # how many of them a row stands for
+def read_note(path: Path) -> Row | None:
+    """Return a note; None where there is none, or one that was cut off."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None
 
 
-def in_blocks(rows: Iterable[Row], size: int) -> Iterator[Row]:
+def average_windows(rows: Iterable[Row], size: int) -> Iterator[Row]:
     """Yield a row for every `size` consecutive tokens of a text: their mean, and how many they are.
 
-    Rows of other tasks stay as they are. The hash of a block is that of its tokens' hashes.
+    It is all that statistics over windows need. Rows of other tasks, and windows, stay as they are.
+    A window's hash is that of its tokens' hashes.
     """
     for (task, _), group in groupby(rows, key=lambda row: (row["task"], row["name"])):
-        if task != PERPLEXITY:
-            yield from group
+        answers = list(group)
+        if task != PERPLEXITY or any(TOKENS in row for row in answers):
+            yield from answers
             continue
-        tokens = sorted(group, key=lambda row: int(row["doc_id"]))
+        tokens = sorted(answers, key=lambda row: int(row["doc_id"]))
         for start in range(0, len(tokens), size):
-            yield _block(tokens[start : start + size])
+            yield _average_window(tokens[start : start + size])
 
 
-def _block(rows: Sequence[Row]) -> Row:
+def _average_window(rows: Sequence[Row]) -> Row:
     digest = hashlib.sha256("\n".join(row["doc_hash"] for row in rows).encode()).hexdigest()[:16]
     mean = sum(row["value"] for row in rows) / len(rows)
     return rows[0] | {"doc_hash": digest, "value": mean, TOKENS: len(rows)}
-
-
-def read_answers(path: Path) -> list[Row]:
-    """Read answers; a block of tokens comes back as so many tokens, each with the block's mean.
-
-    So means, and sums and resamples of whole blocks, are those of the tokens themselves. Raises
-    StoreError for a file that is not what was written.
-    """
-    return [token for row in read_lines(path) for token in _tokens(row)]
-
-
-def _tokens(row: Row) -> Iterator[Row]:
-    n = row.pop(TOKENS, None)
-    if n is None:
-        yield row
-        return
-    for place in range(n):
-        yield row | {
-            "doc_id": row["doc_id"] + place,
-            "doc_hash": f"{row['doc_hash']}/{place}",
-        }

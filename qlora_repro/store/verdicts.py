@@ -1,6 +1,4 @@
-"""What makes a table one of verdicts: its columns, what stands for those left out, its checks.
-
-Verdicts: who won which match, in the one form that judge, audit and released data share.
+"""Verdicts: who won which match, in the one form that judge, audit and released data share.
 
 A verdict file is a csv with a header (UTF-8) or a parquet of the same columns, a row a verdict:
 
@@ -39,17 +37,17 @@ from qlora_repro.config.paths import RELEASED_VERDICTS
 from qlora_repro.errors import DataError
 
 COLUMNS = (
-    *("judge", "benchmark", "protocol", "question", "category", "lang", "prompt"),
-    *("first", "second", "verdict", "score_first", "score_second", "parse"),
-    *("verdict_lenient", "score_first_lenient", "score_second_lenient"),
-    *("answer_first", "answer_second", "chars_first", "chars_second"),
-)
+    "judge", "benchmark", "protocol", "question", "category", "lang", "prompt",
+    "first", "second", "verdict", "score_first", "score_second", "parse",
+    "verdict_lenient", "score_first_lenient", "score_second_lenient",
+    "answer_first", "answer_second", "chars_first", "chars_second",
+)  # fmt: skip
 REQUIRED = ("judge", "question", "first", "second")
 SCORES = ("score_first", "score_second")
 LENGTHS = ("chars_first", "chars_second")
 NUMBERS = (*SCORES, "score_first_lenient", "score_second_lenient", *LENGTHS)
 VERDICTS = ("first", "second", "tie")
-WORDS = {
+ALLOWED_VALUES = {
     "verdict": VERDICTS,
     "verdict_lenient": VERDICTS,
     "protocol": ("score10", "three_class"),
@@ -60,18 +58,18 @@ RECOVERED = "recovered:"
 MATCH = ["judge", "benchmark", "protocol", "question", "first", "second"]  # has one verdict
 
 
-def by_scores(first: pd.Series, second: pd.Series) -> pd.Series:
+def verdicts_from_scores(first: pd.Series, second: pd.Series) -> pd.Series:
     """Return the verdict that two scores are: the higher wins; missing where one is missing.
 
     >>> high, low = pd.Series([9.0, 8, 7, None]), pd.Series([8.0, 9, 7, 5])
-    >>> by_scores(high, low).fillna("-").tolist()
+    >>> verdicts_from_scores(high, low).fillna("-").tolist()
     ['first', 'second', 'tie', '-']
     """
-    words = np.select([first > second, first < second], ["first", "second"], "tie")
-    return pd.Series(words, first.index, dtype="str").mask(first.isna() | second.isna())
+    names = np.select([first > second, first < second], ["first", "second"], "tie")
+    return pd.Series(names, first.index, dtype="str").mask(first.isna() | second.isna())
 
 
-def complete(frame: pd.DataFrame, stem: str) -> pd.DataFrame:
+def complete_columns(frame: pd.DataFrame, stem: str) -> pd.DataFrame:
     """Return all columns in order and type; those left out filled in as `verdicts` describes.
 
     Numbers must be readable as such, and no value is looked at otherwise.
@@ -85,10 +83,10 @@ def complete(frame: pd.DataFrame, stem: str) -> pd.DataFrame:
     scored = full[list(SCORES)].notna().all(axis=1)
     if "protocol" not in given:
         full["protocol"] = np.where(set(SCORES) <= given, "score10", "three_class")
-    for word in ("verdict", "verdict_lenient"):
-        full[word] = full[word].mask(full[word] == "")
+    for name in ("verdict", "verdict_lenient"):
+        full[name] = full[name].mask(full[name] == "")
     full["verdict"] = full["verdict"].where(
-        ~scored | full["verdict"].notna(), by_scores(*(full[s] for s in SCORES))
+        ~scored | full["verdict"].notna(), verdicts_from_scores(*(full[s] for s in SCORES))
     )
     for name in ("verdict", *SCORES):
         if f"{name}_lenient" not in given:
@@ -98,7 +96,7 @@ def complete(frame: pd.DataFrame, stem: str) -> pd.DataFrame:
     return full
 
 
-def refuse_columns(columns: Sequence[str], path: Path) -> None:
+def check_columns(columns: Sequence[str], path: Path) -> None:
     """Raise DataError for a column that there is not, one twice, one that is needed and absent."""
     for name in columns:
         if name not in COLUMNS:
@@ -117,7 +115,7 @@ def refuse_columns(columns: Sequence[str], path: Path) -> None:
         )
 
 
-def check(frame: pd.DataFrame, path: Path, *, lines: Sequence[int]) -> pd.DataFrame:
+def check_verdicts(frame: pd.DataFrame, path: Path, *, lines: Sequence[int]) -> pd.DataFrame:
     """Return the completed frame; DataError for the first row that is no verdict.
 
     `lines` says where in the file each row stands.
@@ -133,40 +131,39 @@ def check(frame: pd.DataFrame, path: Path, *, lines: Sequence[int]) -> pd.DataFr
         empty = frame[name].isna() | (frame[name].astype("str") == "")
         number = pd.to_numeric(frame[name], errors="coerce")
         refuse(~empty & ~np.isfinite(number), name, ", which is no number")
-    full = complete(frame, path.stem)
+    full = complete_columns(frame, path.stem)
     for name in REQUIRED:
         refuse(full[name] == "", name, "; every verdict needs one")
-    for name in set(WORDS) & set(frame.columns):
-        known = full[name].isin(WORDS[name]) | full[name].isna()
-        refuse(~known, name, f"; it may be {', '.join(word or 'empty' for word in WORDS[name])}")
+    for name in set(ALLOWED_VALUES) & set(frame.columns):
+        known = full[name].isin(ALLOWED_VALUES[name]) | full[name].isna()
+        choices = ", ".join(value or "empty" for value in ALLOWED_VALUES[name])
+        refuse(~known, name, f"; it may be {choices}")
     if "parse" in frame.columns:
         known = full["parse"].isin(PARSES) | full["parse"].str.match(f"{RECOVERED}.")
         refuse(~known, "parse", f"; it may be {', '.join(PARSES)} or {RECOVERED}RULE")
     refuse(full["first"] == full["second"], "second", ", which is first as well")
-    said, counted = full["verdict"], by_scores(*(full[name] for name in SCORES))
+    scored = verdicts_from_scores(*(full[name] for name in SCORES))
     if "verdict" in frame.columns:
-        refuse(counted.notna() & (said != counted), "verdict", ", and the scores say otherwise")
+        contradicted = scored.notna() & (full["verdict"] != scored)
+        refuse(contradicted, "verdict", ", and the scores say otherwise")
     twice = full.duplicated(MATCH)
     refuse(twice, "judge", ", who has judged this match before; name each judge of it")
     return full
 
 
-RELEASED = RELEASED_VERDICTS
-
-
-def released() -> pd.DataFrame:
+def load_released_verdicts() -> pd.DataFrame:
     """Return the paper's released verdicts: GPT-4's and the human ones (Section 5.3).
 
     56,986 rows: GPT-4 on Vicuna pairwise 4,480, scored against ChatGPT 5,760, on OA 40,026, and
     6,720 human votes. "human-1" to "human-3" are a comparison's first to third vote, not persons.
     Raises DataError when the file is not there.
     """
-    if not RELEASED.exists():
+    if not RELEASED_VERDICTS.exists():
         raise DataError(
-            f"{RELEASED} is not there; restore it from git, or rebuild it with "
+            f"{RELEASED_VERDICTS} is not there; restore it from git, or rebuild it with "
             "python -m analysis import-release CHECKOUT"
         )
-    return complete(pd.read_parquet(RELEASED), RELEASED.stem)
+    return complete_columns(pd.read_parquet(RELEASED_VERDICTS), RELEASED_VERDICTS.stem)
 
 
 def read_verdicts(path: str | Path) -> pd.DataFrame:
@@ -178,10 +175,10 @@ def read_verdicts(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} is not a file; name a csv or parquet of verdicts")
     frame, lines = _from_parquet(path) if path.suffix == ".parquet" else _from_csv(path)
-    refuse_columns(list(frame.columns), path)
+    check_columns(list(frame.columns), path)
     if frame.empty:
         raise DataError(f"{path} has no verdicts; it needs a line for each below its header")
-    return check(frame, path, lines=lines)
+    return check_verdicts(frame, path, lines=lines)
 
 
 def write_verdicts(frame: pd.DataFrame, path: Path) -> None:

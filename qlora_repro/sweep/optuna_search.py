@@ -22,21 +22,20 @@ from rich.table import Table
 from qlora_repro.console import note, say
 from qlora_repro.errors import ConfigError
 from qlora_repro.records import Metric
-from qlora_repro.reporting.stored_result import result
+from qlora_repro.reporting.stored_result import load_result
 from qlora_repro.store.cell import find_cell
-from qlora_repro.sweep.cells import command_of, records
+from qlora_repro.sweep.cells import format_command, read_records
 
-OWN_QUESTIONS = ("procedural_mc", "procedural_exact")  # eval.seed draws them
-NORMAL = 1.96  # standard errors
-HELD_OUT = ("rouge",)  # of the data.holdout rows
+PROCEDURAL_TASKS = ("procedural_mc", "procedural_exact")  # eval.seed draws them
+HELD_OUT_TASKS = ("rouge",)  # of the data.holdout rows
 
 
-class Search:
+class OptunaSearch:
     """One search; Hydra makes it from conf/hydra/sweeper/optuna.yaml."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
-        self.words: list[str] = []  # of every trial
+        self.overrides: list[str] = []  # of every trial
         self.job = 0
 
     def setup(
@@ -50,35 +49,40 @@ class Search:
 
     def sweep(self, arguments: list[str]) -> None:
         """Run trials until there are as many as asked for; show all. ConfigError if it cannot."""
-        space, self.words = self._space(arguments)
-        study = self._study(space)
-        while left := int(self.settings["trials"]) - len(finished(study)):
+        space, self.overrides = self._parse_space(arguments)
+        study = self._open_study(space)
+        while left := int(self.settings["trials"]) - len(finished_trials(study)):
             if left < 0:
                 break
-            study.sampler = self._sampler(len(finished(study)))
-            self._batch(study, space, size=min(left, int(self.settings["n_jobs"])))
-        self._show(study)
+            study.sampler = self._make_sampler(len(finished_trials(study)))
+            self._run_batch(study, space, size=min(left, int(self.settings["n_jobs"])))
+        self._show_trials(study)
 
-    def _space(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    def _parse_space(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         params = self.settings["params"] or {}
         validation = list(self.settings["validation"] or [])
         task = str(self.settings["objective"][0])
-        if task not in (*OWN_QUESTIONS, *HELD_OUT):
+        if task not in (*PROCEDURAL_TASKS, *HELD_OUT_TASKS):
             raise ConfigError(
                 f"hydra.sweeper.objective names {task}, whose score is a test score: a search by "
-                f"it would choose by the test; choose {', '.join((*OWN_QUESTIONS, *HELD_OUT))}"
+                "it would choose by the test; choose "
+                f"{', '.join((*PROCEDURAL_TASKS, *HELD_OUT_TASKS))}"
             )
-        if task in OWN_QUESTIONS and not any(w.startswith("eval.seed=") for w in validation):
+        if task in PROCEDURAL_TASKS and not any(w.startswith("eval.seed=") for w in validation):
             raise ConfigError(
                 "hydra.sweeper.validation has no eval.seed=, without which a search would choose "
                 "by the questions that tables are made of; write [eval.seed=9001]"
             )
-        words = [*(f"{name}={value}" for name, value in params.items()), *arguments, *validation]
+        overrides = [
+            *(f"{name}={value}" for name, value in params.items()),
+            *arguments,
+            *validation,
+        ]
         space: dict[str, Any] = {}
         fixed: list[str] = []
-        for override in OverridesParser.create().parse_overrides(words):
+        for override in OverridesParser.create().parse_overrides(overrides):
             if override.is_sweep_override():
-                space[override.get_key_element()] = distribution(override)
+                space[override.get_key_element()] = parse_distribution(override)
             else:
                 fixed.append(str(override.input_line))
         if not space:
@@ -88,7 +92,7 @@ class Search:
             )
         return space, fixed
 
-    def _study(self, space: dict[str, Any]) -> Any:
+    def _open_study(self, space: dict[str, Any]) -> Any:
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -96,9 +100,9 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = Path(str(self.settings["storage"]))
         path.parent.mkdir(parents=True, exist_ok=True)
-        decides = [sorted(self.words), {k: str(v) for k, v in sorted(space.items())}]
-        decides += [list(self.settings["objective"]), self.settings["direction"]]
-        digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+        identity = [sorted(self.overrides), {k: str(v) for k, v in sorted(space.items())}]
+        identity += [list(self.settings["objective"]), self.settings["direction"]]
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         return optuna.create_study(
             study_name=str(self.settings["study"] or f"search-{digest}"),
             storage=JournalStorage(JournalFileBackend(str(path))),
@@ -106,45 +110,47 @@ class Search:
             load_if_exists=True,
         )
 
-    def _sampler(self, done: int) -> Any:
+    def _make_sampler(self, done: int) -> Any:
         from optuna.samplers import TPESampler
 
         seed, startup = int(self.settings["seed"]), int(self.settings["startup"])
         return TPESampler(seed=seed + done, n_startup_trials=startup)
 
-    def _batch(self, study: Any, space: dict[str, Any], *, size: int) -> None:
+    def _run_batch(self, study: Any, space: dict[str, Any], *, size: int) -> None:
         from optuna.trial import TrialState
 
         trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[:size]
         trials = [(trial.number, dict(trial.params)) for trial in trials if trial.params]
         while len(trials) < size:
-            asked = study.ask(space)
-            trials.append((asked.number, dict(asked.params)))
-        words = [[*self.words, *(f"{k}={v}" for k, v in params.items())] for _, params in trials]
+            trial = study.ask(space)
+            trials.append((trial.number, dict(trial.params)))
+        overrides = [
+            [*self.overrides, *(f"{k}={v}" for k, v in params.items())] for _, params in trials
+        ]
         first, self.job = self.job, self.job + len(trials)
         try:
-            self.launcher.launch(words, initial_job_idx=first)
+            self.launcher.launch(overrides, initial_job_idx=first)
         except Exception as error:  # noqa: BLE001  # what finished is in the store
             note(f"the launcher gave up ({type(error).__name__}: {str(error).strip()[:200]})")
-        for place, (number, _) in enumerate(trials):
-            value, interval = self._score(first + place)
+        for job, (number, _) in enumerate(trials, start=first):
+            value, interval = self._load_score(job)
             study.set_user_attr(f"interval {number}", interval)
             state = TrialState.FAIL if value is None else None
             study.tell(number, value, state=state, skip_if_finished=True)
 
-    def _score(self, number: int) -> tuple[float | None, str]:
+    def _load_score(self, number: int) -> tuple[float | None, str]:
         """Return a trial's score from the store and its n and interval; None if it has none."""
-        for record in records(self.folder):
+        for record in read_records(self.folder):
             cfg = record.run_config if record.number == number else None
             if cfg is not None:
-                after = result(find_cell(cfg)).after
+                after = load_result(find_cell(cfg)).after
                 for metric in after.metrics if after else []:
                     if [metric.task, metric.name] == list(self.settings["objective"]):
-                        return metric.value, _interval(metric)
+                        return metric.value, _format_interval(metric)
         return None, "-"
 
-    def _show(self, study: Any) -> None:
-        done = finished(study)
+    def _show_trials(self, study: Any) -> None:
+        done = finished_trials(study)
         lost = [trial for trial in done if trial.value is None]
         task, metric = self.settings["objective"]
         table = Table(title=f"{study.study_name}: {task} {metric}", title_justify="left")
@@ -153,22 +159,24 @@ class Search:
         for trial in done:
             score = "failed" if trial.value is None else f"{trial.value:.3f}"
             spread = str(study.user_attrs.get(f"interval {trial.number}", "-"))
-            table.add_row(str(trial.number), *map(_short, trial.params.values()), score, spread)
+            table.add_row(
+                str(trial.number), *map(_format_value, trial.params.values()), score, spread
+            )
         say(table)
         say(f"{len(done)} trials, {len(lost)} of them without a score")
         if len(lost) < len(done):
             best = study.best_trial
             validation = set(self.settings["validation"] or [])
-            words = [word for word in self.words if word not in validation]
-            words += [f"{name}={value}" for name, value in best.params.items()]
+            overrides = [o for o in self.overrides if o not in validation]
+            overrides += [f"{name}={value}" for name, value in best.params.items()]
             say(
                 f"best: trial {best.number}, {best.value:.3f}, the highest of {len(done)} noisy "
                 "scores and so too good; its score on other questions comes from"
             )
-            say(f"  {command_of(words)}")
+            say(f"  {format_command(overrides)}")
 
 
-def finished(study: Any) -> list[Any]:
+def finished_trials(study: Any) -> list[Any]:
     """Return the trials that count, in order: those with a score and those that failed."""
     from optuna.trial import TrialState
 
@@ -176,7 +184,7 @@ def finished(study: Any) -> list[Any]:
     return list(study.get_trials(deepcopy=False, states=states))
 
 
-def distribution(override: Override) -> Any:
+def parse_distribution(override: Override) -> Any:
     """Return what optuna draws a setting from: an interval, linear or tagged log, or choices."""
     from optuna.distributions import (
         CategoricalDistribution,
@@ -194,12 +202,14 @@ def distribution(override: Override) -> Any:
     return CategoricalDistribution(tuple(str(choice) for choice in choices))
 
 
-def _interval(metric: Metric) -> str:
+def _format_interval(metric: Metric) -> str:
     if metric.value is None or metric.stderr is None:
         return f"no interval, {metric.n}"
-    half = NORMAL * metric.stderr
-    return f"[{metric.value - half:.3f}, {metric.value + half:.3f}], {metric.n}"
+    from qlora_repro.stats.intervals import normal_interval
+
+    low, high = normal_interval(metric.value, metric.stderr)
+    return f"[{low:.3f}, {high:.3f}], {metric.n}"
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,10 @@
-"""python run.py --replay RUN_DIR: run again what a folder says it was, and compare the numbers."""
+"""python run.py --replay RUN: run again what a folder, or a published run, says it was; compare."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -13,17 +15,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from qlora_repro.config import validate
-from qlora_repro.config.paths import CONF
-from qlora_repro.config.schema import RunConfig
+from qlora_repro.config.paths import CONF, EVIDENCE
+from qlora_repro.config.schema import LEGACY, RunConfig, setting_types
+from qlora_repro.config.validate import parse_config
 from qlora_repro.console import note, say
 from qlora_repro.errors import ConfigError, RunError
+from qlora_repro.records import FAILURES
 from qlora_repro.store.cell import STEPS, find_cell
-from qlora_repro.store.integrity import entered
-from qlora_repro.store.provenance import versions
-from qlora_repro.store.run_id import LEGACY
-from qlora_repro.store.runs import TOKENS, in_blocks, open_store, read_document, read_lines
-from qlora_repro.sweep.run_cell import BAD, attempt
+from qlora_repro.store.integrity import read_checksums
+from qlora_repro.store.provenance import installed_versions
+from qlora_repro.store.runs import TOKENS, average_windows, open_store, read_json, read_json_lines
+from qlora_repro.sweep.cells import format_command
+from qlora_repro.sweep.run_cell import run_cell
 
 AGAIN = "outputs/replay"  # a results folder of its own, so that nothing is taken from the store
 GONE = {"plan": ("adapters",)}  # what they decided is decided elsewhere
@@ -31,7 +34,7 @@ KINDS = (STEPS, "metrics-*.jsonl", "answers-*.jsonl", "generations-*.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class FileComparison:
     """One file of a run beside its repetition."""
 
     file: str
@@ -46,53 +49,66 @@ class Compared:
         return not self.differing and not self.others
 
 
-def replay(words: Sequence[str]) -> None:
-    """Repeat the run whose folder is named, into another results folder, and compare.
+def replay(arguments: Sequence[str]) -> None:
+    """Repeat a run, named by its folder or its published id, into another folder; compare.
 
-    Raises ConfigError for what is no run's folder, RunError where a number differs.
+    Raises ConfigError for what is no run, RunError where a number differs.
     """
-    folder, into = _asked(words)
-    origins = [read_document(path) for path in sorted(folder.glob("origin-*.json"))]
+    name, into = _parse_arguments(arguments)
+    with _open_run(name) as folder:
+        _repeat(folder, into, name=name)
+
+
+def _open_run(name: str) -> AbstractContextManager[Path]:
+    """Give a run's folder; that of a published run, named by its id, is unpacked for the time."""
+    from qlora_repro.store.evidence import unpacked_run  # pandas: other commands do without it
+
+    is_id = re.fullmatch("[0-9a-f]{4,12}", name) and not Path(name).exists()
+    return unpacked_run(EVIDENCE, name) if is_id else nullcontext(Path(name))
+
+
+def _repeat(folder: Path, into: Path, *, name: str) -> None:
+    origins = [read_json(path) for path in sorted(folder.glob("origin-*.json"))]
     if not origins:
         raise ConfigError(
-            f"--replay {folder} has no origin-*.json; name a run's folder, as in "
-            "outputs/results/tiny-nf4-dq-all-r64-procedural-s0-0123456789ab"
+            f"--replay {name} has no origin-*.json; name the id of a published run, or a run's "
+            "folder, as in outputs/results/tiny-nf4-dq-all-r64-procedural-s0-0123456789ab"
         )
     _say_origin(origins)
-    compared: dict[str, Compared] = {}
+    comparisons: dict[str, FileComparison] = {}
     for cfg in _configs(origins, into):
-        outcome = attempt(cfg, rerun=shlex.join(["python", "run.py", "--replay", str(folder)]))
-        if outcome.state in BAD:
+        outcome = run_cell(cfg, rerun=format_command(["--replay", name]))
+        if outcome.state in FAILURES:
             raise RunError(outcome.why)
         cell = find_cell(cfg, open_store(into))
         again = cell.base if folder.name == cell.base.path.name else cell.folder
-        compared |= {found.file: found for found in compare(folder, again.path)}
-    say(table(list(compared.values())))
-    differing = [found.file for found in compared.values() if not found.same]
+        comparisons |= {each.file: each for each in compare_runs(folder, again.path)}
+    say(build_comparison_table(list(comparisons.values())))
+    differing = [each.file for each in comparisons.values() if not each.same]
     if differing:
-        raise RunError(f"{', '.join(differing)} came out otherwise than in {folder}")
-    say(f"every number is that of {folder}")
+        raise RunError(f"{', '.join(differing)} came out otherwise than in {name}")
+    say(f"every number is that of {name}")
 
 
-def _asked(words: Sequence[str]) -> tuple[Path, Path]:
-    rest = [word for word in words if word != "--replay"]
+def _parse_arguments(arguments: Sequence[str]) -> tuple[str, Path]:
+    rest = [word for word in arguments if word != "--replay"]
     into = [word for word in rest if word.startswith("results_dir=")]
     folders = [word for word in rest if word not in into]
     if len(folders) != 1 or len(into) > 1:
         raise ConfigError(
             f"--replay takes one run's folder and at most results_dir=DIR, not {' '.join(rest)!r}"
         )
-    folder, target = Path(folders[0]), Path(into[0].partition("=")[2] if into else AGAIN)
-    if target.resolve() == folder.resolve().parent:
+    target = Path(into[0].partition("=")[2] if into else AGAIN)
+    if target.resolve() == Path(folders[0]).resolve().parent:
         raise ConfigError(f"results_dir={target} holds the run itself; name another folder")
-    return folder, target
+    return folders[0], target
 
 
 def _say_origin(origins: Sequence[dict[str, Any]]) -> None:
     last = max(origins, key=lambda origin: str(origin["finished"]))
     where = "" if last["folder"] == "." else f" in {last['folder']}"  # not told in a published run
     say(f"made by {shlex.join(last['command'])}{where}, {last['finished']}")
-    now = versions()
+    now = installed_versions()
     changed = [f"{k} {v}, now {now[k]}" for k, v in last["packages"].items() if now.get(k) != v]
     if changed:
         note(f"other versions than then: {', '.join(changed)}")
@@ -106,7 +122,7 @@ def _configs(origins: Sequence[dict[str, Any]], into: Path) -> Iterator[RunConfi
         sections["tracker"] = sections["tracker"] | {"name": "none"}
         if sections not in seen:
             seen.append(sections)
-            yield validate.parse(OmegaConf.create(sections), written=())
+            yield parse_config(OmegaConf.create(sections), written=())
 
 
 def _with_later_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +134,7 @@ def _with_later_settings(config: dict[str, Any]) -> dict[str, Any]:
     _settle_legacy(config)
     now = _defaults()
     added = []
-    for name in list(validate.keys()):
+    for name in setting_types():
         *above, last = name.split(".")
         old: Any = config
         new: Any = now
@@ -148,22 +164,22 @@ def _defaults() -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(compose("config"), resolve=True))
 
 
-def compare(one: Path, two: Path) -> Iterator[Compared]:
+def compare_runs(one: Path, two: Path) -> Iterator[FileComparison]:
     """Compare every record file of two runs, number by number, and their weights by digest."""
     names = {path.name for kind in KINDS for path in one.glob(kind)}
     for name in sorted(names):
-        there = (two / name).exists()
-        before, now = read_lines(one / name), read_lines(two / name) if there else []
+        before = read_json_lines(one / name)
+        now = read_json_lines(two / name) if (two / name).exists() else []
         if size := max((row.get(TOKENS, 0) for row in before), default=0):
-            now = list(in_blocks(now, size))  # the run was published
-        yield _compared(name, _facts(before), _facts(now))
+            now = list(average_windows(now, size))  # the run was published
+        yield _compare_values(name, _facts(before), _facts(now))
     for weights in ("adapter", "model"):
-        entries = [entered(folder / weights) for folder in (one, two)]
+        entries = [read_checksums(folder / weights) for folder in (one, two)]
         if entries[0] is None:
             continue
-        names = {n for found in entries for n in found or {} if n.endswith(".safetensors")}
+        names = {n for entry in entries for n in entry or {} if n.endswith(".safetensors")}
         others = sum((entries[0] or {}).get(n) != (entries[1] or {}).get(n) for n in names)
-        yield Compared(
+        yield FileComparison(
             file=f"{weights}, by digest", numbers=0, differing=0, largest=0, others=others
         )
 
@@ -178,7 +194,7 @@ def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _compared(name: str, one: dict[str, Any], two: dict[str, Any]) -> Compared:
+def _compare_values(name: str, one: dict[str, Any], two: dict[str, Any]) -> FileComparison:
     pairs = [(value, two.get(place)) for place, value in one.items()]
     numbers = [
         (float(a), float(b))
@@ -189,7 +205,7 @@ def _compared(name: str, one: dict[str, Any], two: dict[str, Any]) -> Compared:
     plain = [(a, b) for a, b in pairs if not isinstance(a, int | float)]
     lost = [1 for a, b in pairs if isinstance(a, int | float) and not isinstance(b, int | float)]
     others = sum(json.dumps(a) != json.dumps(b) for a, b in plain) + len(lost)
-    return Compared(
+    return FileComparison(
         file=name,
         numbers=len(numbers),
         differing=len(differences),
@@ -198,14 +214,14 @@ def _compared(name: str, one: dict[str, Any], two: dict[str, Any]) -> Compared:
     )
 
 
-def table(found: Sequence[Compared]) -> Table:
+def build_comparison_table(comparisons: Sequence[FileComparison]) -> Table:
     """Return a row a file."""
-    made = Table(title="the run and its repetition", title_justify="left")
-    made.add_column("file")
+    table = Table(title="the run and its repetition", title_justify="left")
+    table.add_column("file")
     for name in ("numbers", "differ", "by at most", "else"):
-        made.add_column(name, justify="right")
-    for one in found:
+        table.add_column(name, justify="right")
+    for one in comparisons:
         facts = asdict(one)
         counts = [str(facts[key]) for key in ("numbers", "differing")]
-        made.add_row(one.file, *counts, f"{one.largest:g}", str(one.others))
-    return made
+        table.add_row(one.file, *counts, f"{one.largest:g}", str(one.others))
+    return table

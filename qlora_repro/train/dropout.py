@@ -1,7 +1,7 @@
-"""Dropout masks that depend on the seed, the step and the row, and on nothing else.
+"""LoRA dropout whose masks depend on the seed, the step and the row, and on nothing else.
 
-So the masks of a row are the same in a micro-batch of one or of many, in one process or as a part
-of several, before and after a restart: how a batch is cut up is left to the card at hand.
+The masks of a row are the same in a micro-batch of one or of many, in one process or in several,
+before and after a restart: how a batch is divided is left to the hardware at hand.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-SEEDS = 1 << 63  # that torch's generators take
-APART = 0x9E3779B97F4A7C15  # what the seeds of two layers are apart, so that no two rows meet
+SEED_RANGE = 1 << 63  # of torch's generators
+LAYER_STRIDE = 0x9E3779B97F4A7C15  # between the seeds of two layers, so that no two rows share one
 
 
-class _Masked(torch.autograd.Function):
+class _MaskedScale(torch.autograd.Function):
     """x * mask / (1 - p), which keeps the mask alone: a byte a value."""
 
     @staticmethod
@@ -35,17 +35,23 @@ class _Masked(torch.autograd.Function):
 
 
 class RowDropout(nn.Module):
-    """Dropout of a LoRA layer's input (B, T, n) whose mask is drawn row by row."""
+    """Dropout of a LoRA layer's input whose mask is drawn row by row.
 
-    def __init__(self, p: float, *, number: int, length: int) -> None:
+    Args:
+        p: The share of values that are dropped.
+        layer: The number of the layer, which sets its masks apart from those of others.
+        length: Tokens of the longest row: a mask is drawn for so many, then cut.
+    """
+
+    def __init__(self, p: float, *, layer: int, length: int) -> None:
         super().__init__()
         self.p = p
-        self.number = number  # of the layer
-        self.length = length  # tokens of the longest row: a mask is drawn for so many, then cut
+        self.layer = layer
+        self.length = length
         self.seeds: Sequence[int] = ()  # of the rows in the micro-batch
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input, in training with a share p of its values dropped.
+        """Return the input (B, T, n), in training with a share p of its values dropped.
 
         An input whose rows are not those of the micro-batch is treated as torch would.
         """
@@ -56,35 +62,41 @@ class RowDropout(nn.Module):
         batch, tokens, width = x.shape
         generator = torch.Generator(x.device)
         mask = torch.empty(batch, tokens, width, dtype=torch.bool, device=x.device)
-        drawn = mask.new_empty(max(tokens, self.length), width)
+        row_mask = mask.new_empty(max(tokens, self.length), width)
         for row, seed in enumerate(self.seeds):
-            generator.manual_seed((seed + self.number * APART) % SEEDS)
-            mask[row] = drawn.bernoulli_(1 - self.p, generator=generator)[:tokens]
-        return _Masked.apply(x, mask, 1 / (1 - self.p))  # type: ignore[no-any-return]
+            generator.manual_seed((seed + self.layer * LAYER_STRIDE) % SEED_RANGE)
+            mask[row] = row_mask.bernoulli_(1 - self.p, generator=generator)[:tokens]
+        return _MaskedScale.apply(x, mask, 1 / (1 - self.p))  # type: ignore[no-any-return]
 
 
-def draw_by_row(model: nn.Module, *, length: int) -> list[RowDropout]:
-    """Replace the dropout of a model's LoRA layers by one that draws by row; return those.
+def install_row_dropout(model: nn.Module, *, length: int) -> list[RowDropout]:
+    """Replace the dropout of a model's LoRA layers by RowDropout; return the new modules.
 
     `length` is the number of tokens of the longest row there is.
     """
-    placed: list[RowDropout] = []
-    for layer in model.modules():
-        if not isinstance(layer, LoraLayer):
+    installed: list[RowDropout] = []
+    for module in model.modules():
+        if not isinstance(module, LoraLayer):
             continue
-        for name, dropout in layer.lora_dropout.items():
+        for name, dropout in module.lora_dropout.items():
             if isinstance(dropout, nn.Dropout | RowDropout):
-                row = RowDropout(dropout.p, number=len(placed), length=length)
-                layer.lora_dropout[name] = row.train(dropout.training)
-                placed.append(row)
-    return placed
+                new = RowDropout(dropout.p, layer=len(installed), length=length)
+                module.lora_dropout[name] = new.train(dropout.training)
+                installed.append(new)
+    return installed
 
 
-class DropoutDraw(TrainerCallback):
-    """Tells dropout which rows a micro-batch holds, and starts torch's generators anew for it.
+class DropoutSeeding(TrainerCallback):
+    """Seed dropout for each micro-batch, whichever process computes it.
 
-    `per_step` micro-batches of `rows` rows make a batch. What draws from torch's own generators, as
-    a model's own dropout does, draws the same for a micro-batch whichever process computes it.
+    RowDropout gets the seeds of the rows at hand. torch's own generators, from which a model's own
+    dropout draws, start anew for each micro-batch.
+
+    Args:
+        seed: The run's.
+        per_step: Micro-batches in a batch, of all processes.
+        rows: Rows in a micro-batch.
+        dropouts: The modules to seed.
     """
 
     def __init__(
@@ -94,31 +106,31 @@ class DropoutDraw(TrainerCallback):
         self.per_step = per_step
         self.rows = rows
         self.dropouts = dropouts
-        self.done = 0  # micro-batches of this step, by this process
+        self.substep = 0  # micro-batches of this step that this process has done
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Draw for the step's first micro-batch of this process."""
-        self.done = 0
-        self._draw(args, state)
+        """Seed for the step's first micro-batch of this process."""
+        self.substep = 0
+        self._seed_micro_batch(args, state)
 
     def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
     ) -> None:
-        """Draw for its next one: processes take turns."""
-        self.done += 1
-        self._draw(args, state)
+        """Seed for its next one: processes take turns."""
+        self.substep += 1
+        self._seed_micro_batch(args, state)
 
-    def _draw(self, args: TrainingArguments, state: TrainerState) -> None:
-        place = self.done * args.world_size + args.process_index
-        number = state.global_step * self.per_step + place
-        torch.manual_seed(self._seed_of(number))
+    def _seed_micro_batch(self, args: TrainingArguments, state: TrainerState) -> None:
+        in_step = self.substep * args.world_size + args.process_index
+        number = state.global_step * self.per_step + in_step
+        torch.manual_seed(self._derive_seed(number))
         first = number * self.rows
-        seeds = [self._seed_of("row", row) for row in range(first, first + self.rows)]
+        seeds = [self._derive_seed("row", row) for row in range(first, first + self.rows)]
         for dropout in self.dropouts:
             dropout.seeds = seeds
 
-    def _seed_of(self, *names: object) -> int:
+    def _derive_seed(self, *names: object) -> int:
         digest = hashlib.sha256(" ".join(map(str, (self.seed, *names))).encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)

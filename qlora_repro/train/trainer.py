@@ -1,41 +1,47 @@
-"""The one training loop: sections of the configuration to one transformers.Trainer."""
+"""The training loop: one transformers.Trainer, set up from the train section."""
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from torch import distributed, nn
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from qlora_repro.config.schema import TrainConfig
-from qlora_repro.data.collators import Collate, order
-from qlora_repro.data.tokenization import Row
-from qlora_repro.distributed.environment import processes, rank
-from qlora_repro.distributed.process_group import together
-from qlora_repro.lora.fused import CastOnce, FusedForward
-from qlora_repro.model.library_logging import without_bars
-from qlora_repro.train.callbacks import ShowProgress
+from qlora_repro.data.collators import Collator, order_rows
+from qlora_repro.data.tokenization import EncodedExample
+from qlora_repro.distributed.environment import rank, world_size
+from qlora_repro.distributed.process_group import process_group
+from qlora_repro.errors import ConfigError
+from qlora_repro.lora.fused import CastAdaptersOnce, FusedForward
+from qlora_repro.model.library_logging import silence_progress_bars
+from qlora_repro.train.callbacks import ProgressBar
 from qlora_repro.train.checkpoint import (
-    KeepWhole,
-    naming_full_disk,
-    newest_whole_checkpoint,
-    step_of,
+    CheckpointRotation,
+    checkpoint_step,
+    explain_full_disk,
+    find_newest_checkpoint,
 )
-from qlora_repro.train.dropout import DropoutDraw, draw_by_row
-from qlora_repro.train.kernels import LOSSES, check_kernels, library_restored
+from qlora_repro.train.dropout import DropoutSeeding, install_row_dropout
 from qlora_repro.train.loss import TargetLoss
-from qlora_repro.train.memory import MemoryPeak, checkpointing_arguments, naming_lack_of_memory
+from qlora_repro.train.memory import PeakMemory, checkpointing_arguments, explain_out_of_memory
 from qlora_repro.train.paging import choose_optimizer, free_pages
 
-WORKERS = 2  # processes that make the next batches while a GPU computes
+DATALOADER_WORKERS = 2  # processes that make batches while a GPU computes
+# Of Liger's kernels, those of the loss stay off: loss.py computes it.
+LIGER_CONFIG = {"fused_linear_cross_entropy": False, "cross_entropy": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimizer step as it went on record."""
+    """One optimizer step on record."""
 
     step: int  # from 1
     loss: float  # nats a token, mean over the step's trained tokens
@@ -64,37 +70,24 @@ class TrainResult:
     padded: float  # share of the positions computed that were padding, [0, 1]
     longest: int  # tokens of the longest row seen
     epochs: float
-    seconds: float  # of this process: a resumed run counts from where it was taken up
+    seconds: float  # of this process: a resumed run counts from where it resumed
     tokens_per_second: float | None  # real tokens; None when nothing was left to train
-    resumed_from: int  # step; 0 for a run in one go
+    resumed_from: int  # step; 0 for a run that was not interrupted
     micro_batch_size: int  # sequences in a forward pass, of each process
     gradient_checkpointing: bool
     peak_memory: int  # bytes, of rank 0: CUDA allocator, or resident set on a CPU
-    paged_memory: int | None  # bytes beside it of states that page; None on a CPU
+    paged_memory: int | None  # bytes of paged optimizer states, beside it; None on a CPU
     numerics: Numerics
-    processes: int  # that trained on one batch together
-    sharded: bool  # the base lay divided among them
-    backend: str | None  # by which they met: gloo or nccl; None for one process alone
+    processes: int  # that shared each batch
+    sharded: bool  # the base was divided among them
+    backend: str | None  # gloo or nccl; None for one process
 
 
-class Rows(Dataset[Row]):
-    """The rows in the order in which training sees them, end to end over all epochs."""
+def runnable_optimizer(name: str, *, device: str) -> str:
+    """Return the optimizer that can run on a device, by the Trainer's name.
 
-    def __init__(self, rows: Sequence[Row], sequence: Sequence[int]) -> None:
-        self.rows = rows
-        self.sequence = sequence
-
-    def __len__(self) -> int:
-        return len(self.sequence)
-
-    def __getitem__(self, index: int) -> Row:
-        return self.rows[self.sequence[index]]
-
-
-def runnable_optim(name: str, *, device: str) -> str:
-    """Return the optimizer that can run: nothing pages on a CPU, and 8-bit states need CUDA.
-
-    The fused AdamW takes a third of the time of the plain one there: LoRA has hundreds of tensors.
+    On a CPU nothing pages, and 8-bit states need CUDA. The fused AdamW takes a third of the time of
+    the plain one there, as LoRA has hundreds of tensors.
     """
     if device != "cpu":
         return name
@@ -102,99 +95,107 @@ def runnable_optim(name: str, *, device: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingInputs:
     """What a training run needs beside the model and the train section."""
 
-    rows: Sequence[Row]
-    collate: Collate
+    rows: Sequence[EncodedExample]
+    collate: Collator
     compute_dtype: str  # of the forward and backward pass on a GPU: bfloat16, float16 or float32
     seed: int
     folder: Path  # checkpoints go here
-    watch: Sequence[TrainerCallback] = ()
+    callbacks: Sequence[TrainerCallback] = ()
 
 
-def train(model: nn.Module, job: Job, *, cfg: TrainConfig) -> TrainResult:
-    """Train the weights that want a gradient; return what was done.
+def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -> TrainResult:
+    """Train the weights that require a gradient.
 
-    A run that was killed is taken up at its newest whole checkpoint and ends with the same weights.
-    Raises RunError for a loss that is not a number, for lack of memory and for a full disk.
+    A run that was killed resumes at its newest complete checkpoint and ends with the same weights.
+
+    Args:
+        model: Updated in place.
+        inputs: Rows, seed, and where checkpoints go.
+        cfg: The train section, with no value left at `auto`.
+
+    Raises:
+        ConfigError: Kernels that are not installed.
+        RunError: The loss is not a number, memory ran out, or the disk is full.
     """
     check_kernels(cfg.kernels)
-    rows, folder = job.rows, job.folder
+    rows, folder = inputs.rows, inputs.folder
     device = next(p.device for p in model.parameters() if p.requires_grad)
-    optim = runnable_optim(cfg.optim, device=device.type)
-    sequence = order(
+    optim = runnable_optimizer(cfg.optim, device=device.type)
+    order = order_rows(
         [len(row) for row in rows],
         batch_size=cfg.batch_size,
         steps=cfg.max_steps,
-        seed=job.seed,
+        seed=inputs.seed,
         group_by_length=cfg.group_by_length,
     )
-    seen = [rows[i] for i in sequence]
-    batches = [seen[i : i + cfg.batch_size] for i in range(0, len(seen), cfg.batch_size)]
+    ordered = [rows[i] for i in order]  # of all epochs, one after the other
+    batches = [ordered[i : i + cfg.batch_size] for i in range(0, len(ordered), cfg.batch_size)]
     loss = TargetLoss(sequences=cfg.batch_size if cfg.loss_mean == "sequence" else None)
-    peak, cast = MemoryPeak(device), CastOnce(model)
-    numerics = _numerics(model, cfg, job, device=device, fused=cast.forwards)
-    progress = ShowProgress([sum(map(len, batch)) for batch in batches])
-    dropout = DropoutDraw(
-        job.seed,
-        cfg.batch_size // cfg.rows,
-        rows=cfg.rows,
-        dropouts=draw_by_row(model, length=max(map(len, rows))),
+    peak, cast_once = PeakMemory(device), CastAdaptersOnce(model)
+    numerics = _choose_numerics(model, cfg, inputs, device=device, fused=cast_once.forwards)
+    progress = ProgressBar([sum(map(len, batch)) for batch in batches])
+    dropout = DropoutSeeding(
+        inputs.seed,
+        cfg.batch_size // cfg.micro_batch_rows,
+        rows=cfg.micro_batch_rows,
+        dropouts=install_row_dropout(model, length=max(map(len, rows))),
     )
-    keep = KeepWhole(folder, keep=cfg.keep_checkpoints)
+    rotation = CheckpointRotation(folder, keep=cfg.keep_checkpoints)
     trainer = Trainer(
         model,
-        arguments(cfg, job, optim=optim, device=device, numerics=numerics),
-        job.collate,
-        train_dataset=Rows(rows, sequence),
+        build_arguments(cfg, inputs, optim=optim, device=device, numerics=numerics),
+        inputs.collate,
+        train_dataset=cast(Any, ordered),
         compute_loss_func=loss,
         optimizer_cls_and_kwargs=choose_optimizer(cfg, model, device=device.type),
-        callbacks=[loss, dropout, cast, keep, peak, progress, *job.watch],
+        callbacks=[loss, dropout, cast_once, rotation, peak, progress, *inputs.callbacks],
     )
-    trainer.remove_callback(PrinterCallback)  # ShowProgress says it
-    start = newest_whole_checkpoint(folder) if rank() == 0 else None
-    if processes() > 1:
-        start = together().agreed(start)
-    began = time.monotonic()
-    lack_of_memory = naming_lack_of_memory(model, cfg.rows)
+    trainer.remove_callback(PrinterCallback)  # ProgressBar shows what it prints
+    start = find_newest_checkpoint(folder) if rank() == 0 else None
+    if world_size() > 1:
+        start = process_group().broadcast_path(start)
+    start_time = time.monotonic()
+    out_of_memory = explain_out_of_memory(model, cfg.micro_batch_rows)
+    library = restore_library(model)
     try:
-        library = library_restored(model)
-        with progress, without_bars(), naming_full_disk(folder), lack_of_memory, library:
+        with progress, silence_progress_bars(), explain_full_disk(folder), out_of_memory, library:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        seconds, paged = time.monotonic() - began, peak.paged()
-        steps = _steps(trainer)
+        seconds, paged_memory = time.monotonic() - start_time, peak.paged_bytes()
+        steps = _read_steps(trainer)
     finally:
         # Scores are computed without the mixed precision of training, as they were before it.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         trainer.optimizer = trainer.lr_scheduler = None
         trainer.accelerator.free_memory()
         free_pages()
-    resumed = 0 if start is None else step_of(start)
-    here = sum(map(len, seen[resumed * cfg.batch_size :]))
+    resumed_from = 0 if start is None else checkpoint_step(start)
+    processed = sum(map(len, ordered[resumed_from * cfg.batch_size :]))
     return TrainResult(
         steps=steps,
         optim=optim,
-        tokens=sum(map(len, seen)),
-        trained_tokens=sum(row.trained for row in seen),
-        padded=0.0 if cfg.packing else _padded(seen, cfg.rows),
-        longest=max(map(len, seen), default=0),
-        epochs=len(sequence) / len(rows),
+        tokens=sum(map(len, ordered)),
+        trained_tokens=sum(row.trained for row in ordered),
+        padded=0.0 if cfg.packing else _padding_share(ordered, cfg.micro_batch_rows),
+        longest=max(map(len, ordered), default=0),
+        epochs=len(order) / len(rows),
         seconds=seconds,
-        tokens_per_second=here / seconds if here else None,
-        resumed_from=resumed,
-        micro_batch_size=cfg.rows,
-        gradient_checkpointing=cfg.checkpoints,
-        peak_memory=peak.bytes(),
-        paged_memory=paged,
+        tokens_per_second=processed / seconds if processed else None,
+        resumed_from=resumed_from,
+        micro_batch_size=cfg.micro_batch_rows,
+        gradient_checkpointing=cfg.uses_checkpointing,
+        peak_memory=peak.peak_bytes(),
+        paged_memory=paged_memory,
         numerics=numerics,
-        processes=processes(),
+        processes=world_size(),
         sharded=cfg.sharded,
-        backend=distributed.get_backend() if processes() > 1 else None,
+        backend=distributed.get_backend() if world_size() > 1 else None,
     )
 
 
-class OneDevice(TrainingArguments):
+class SingleDeviceArguments(TrainingArguments):
     """Arguments of a process that trains on its model's device, however many GPUs it sees."""
 
     @property
@@ -208,10 +209,10 @@ class OneDevice(TrainingArguments):
         return False
 
 
-def _numerics(
+def _choose_numerics(
     model: nn.Module,
     cfg: TrainConfig,
-    job: Job,
+    inputs: TrainingInputs,
     *,
     device: torch.device,
     fused: Sequence[FusedForward],
@@ -219,66 +220,71 @@ def _numerics(
     """Return how the passes are to be computed.
 
     Mixed precision casts what a layer does not cast itself. Where weights are held in the dtype of
-    the passes and each adapter's layer casts its adapter, nothing is left to cast. A CPU computes
+    the passes, or each adapter's layer casts its adapter, nothing is left to cast. A CPU computes
     in the dtype that the weights are held in.
     """
-    halves = job.compute_dtype != "float32" and device.type != "cpu"
-    learning = [p for p in model.parameters() if p.requires_grad]
+    half_precision = inputs.compute_dtype != "float32" and device.type != "cpu"
+    trained = [p for p in model.parameters() if p.requires_grad]
     adapters = {p for f in fused for p in f.layer.parameters() if p.requires_grad}
-    cast_already = bool(fused) and adapters == set(learning)
-    held = all(str(p.dtype) == f"torch.{job.compute_dtype}" for p in learning)
-    scales_loss = job.compute_dtype == "float16"
+    layers_cast = bool(fused) and adapters == set(trained)
+    same_dtype = all(str(p.dtype) == f"torch.{inputs.compute_dtype}" for p in trained)
+    scales_loss = inputs.compute_dtype == "float16"
     return Numerics(
-        autocast=halves and (scales_loss or not (cast_already or held)),
+        autocast=half_precision and (scales_loss or not (layers_cast or same_dtype)),
         fused_layers=len(fused),
-        tf32=halves,
+        tf32=half_precision,
         kernels=cfg.kernels if device.type == "cuda" else "none",
     )
 
 
-def arguments(
-    cfg: TrainConfig, job: Job, *, optim: str, device: torch.device, numerics: Numerics
+def build_arguments(
+    cfg: TrainConfig,
+    inputs: TrainingInputs,
+    *,
+    optim: str,
+    device: torch.device,
+    numerics: Numerics,
 ) -> TrainingArguments:
-    """Return the Trainer's arguments: the paper's settings, and nothing that talks or guesses."""
-    on_gpu = device.type != "cpu"  # a CPU computes in the dtype that the weights are held in
-    return OneDevice(
-        output_dir=str(job.folder),
+    """Return the Trainer's arguments: the run's settings, with reports and guesses off."""
+    on_gpu = device.type != "cpu"
+    return SingleDeviceArguments(
+        output_dir=str(inputs.folder),
         optim=optim,
         learning_rate=cfg.lr,
-        per_device_train_batch_size=cfg.rows,
-        gradient_accumulation_steps=cfg.batch_size // (cfg.rows * processes()),
+        per_device_train_batch_size=cfg.micro_batch_rows,
+        gradient_accumulation_steps=cfg.batch_size // (cfg.micro_batch_rows * world_size()),
         max_steps=cfg.max_steps,
         lr_scheduler_type=cfg.schedule,
         warmup_steps=cfg.warmup_steps,
         max_grad_norm=cfg.max_grad_norm,
         adam_beta2=cfg.beta2,
         weight_decay=cfg.weight_decay,
-        **checkpointing_arguments(cfg.checkpoints),
-        train_sampling_strategy="sequential",  # the order is fixed in data/order.py
+        **checkpointing_arguments(cfg.uses_checkpointing),
+        train_sampling_strategy="sequential",  # rows are in order
         save_strategy="steps" if cfg.save_steps else "no",
         save_steps=cfg.save_steps or 1,
-        save_total_limit=None,  # KeepWhole deletes, once the newer one is whole
+        save_total_limit=None,  # CheckpointRotation deletes
         logging_steps=cfg.log_steps,
         logging_nan_inf_filter=False,
-        bf16=job.compute_dtype == "bfloat16" and numerics.autocast,
-        fp16=job.compute_dtype == "float16" and numerics.autocast,
+        bf16=inputs.compute_dtype == "bfloat16" and numerics.autocast,
+        fp16=inputs.compute_dtype == "float16" and numerics.autocast,
         tf32=numerics.tf32 or None,
         use_liger_kernel=numerics.kernels == "liger",
-        liger_kernel_config=LOSSES if numerics.kernels == "liger" else None,
+        liger_kernel_config=LIGER_CONFIG if numerics.kernels == "liger" else None,
         use_cpu=not on_gpu,
         ddp_find_unused_parameters=False,  # every adapter is used in every pass
         ddp_broadcast_buffers=False,  # they are constants
-        seed=job.seed,
-        data_seed=job.seed,
+        seed=inputs.seed,
+        data_seed=inputs.seed,
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
-        dataloader_num_workers=WORKERS if on_gpu else 0,
+        dataloader_num_workers=DATALOADER_WORKERS if on_gpu else 0,
     )
 
 
-def _steps(trainer: Trainer) -> list[Step]:
+def _read_steps(trainer: Trainer) -> list[Step]:
     return [
         Step(
             step=int(entry["step"]),
@@ -291,8 +297,34 @@ def _steps(trainer: Trainer) -> list[Step]:
     ]
 
 
-def _padded(seen: Sequence[Row], size: int) -> float:
-    """Share of the positions in batches of `size` that hold padding."""
-    batches = [seen[i : i + size] for i in range(0, len(seen), size)]
-    computed = sum(len(batch) * max(map(len, batch)) for batch in batches)
-    return 1 - sum(map(len, seen)) / computed
+def _padding_share(rows: Sequence[EncodedExample], size: int) -> float:
+    """Return the share of the positions in batches of `size` rows that hold padding."""
+    batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+    positions = sum(len(batch) * max(map(len, batch)) for batch in batches)
+    return 1 - sum(map(len, rows)) / positions
+
+
+def check_kernels(kernels: str) -> None:
+    """Refuse kernels that are not installed; raises ConfigError."""
+    if kernels == "liger" and find_spec("liger_kernel") is None:
+        raise ConfigError(
+            "train.kernels=liger needs the package liger-kernel, which is not installed; run pip "
+            "install -c constraints.txt -e '.[liger]', or use train.kernels=none"
+        )
+
+
+@contextmanager
+def restore_library(model: nn.Module) -> Iterator[None]:
+    """Undo what the body changes in the module of transformers that defines a model's class.
+
+    Liger replaces functions and classes there, and so for every model after the one at hand: the
+    next cell of a sweep would compute with its kernels whatever its settings.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    library = vars(sys.modules[type(base).__module__])
+    original = dict(library)
+    try:
+        yield
+    finally:
+        library.clear()
+        library.update(original)

@@ -1,156 +1,192 @@
-"""What each data type makes of synthetic and of real weights, beside the best levels there are."""
+"""What each data type loses on synthetic and on real weights, beside the best levels there are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.table import Table
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
-from qlora_repro.config.validate import NO_DQ
-from qlora_repro.quant.codebooks import SIZED, codebook
-from qlora_repro.quant.error import QuantError, error, lloyd_max, sample
+from qlora_repro.config.registry import WITHOUT_DOUBLE_QUANT
+from qlora_repro.lora.targets import layer_number, role_of
+from qlora_repro.quant.blockwise import MIN_ABSMAX
+from qlora_repro.quant.codebooks import depends_on_blocksize, make_codebook
+from qlora_repro.quant.error import fit_lloyd_max, measure_error, sample_weights
+from qlora_repro.quant.linear_layers import find_quantizable_layers
 from qlora_repro.records import Codebook, QuantErrors
-from qlora_repro.weights.matrices import Weight
 
-MOST_LEVELS = 16  # of a type with more, no optimum is sought: it takes long, and 8 bits lose little
-TINY = 1e-38  # a block of zeros is divided by this instead of by zero
+MAX_FITTED_LEVELS = 16  # fitting more takes long, and 8 bits lose little
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class LinearWeight:
+    """One linear layer's weight: O outputs (hidden units), I inputs."""
+
+    name: str
+    layer: int | None
+    role: str  # "other" where the family gives none
+    values: Tensor  # (O, I)
+
+    def numpy(self) -> NDArray[np.float64]:
+        """Return a copy for scipy: (O, I) float64."""
+        return self.values.detach().cpu().double().numpy()
+
+
+def iterate_linear_weights(model: Any) -> Iterator[LinearWeight]:
+    """Yield the weights that are quantized, in the model's order; a Conv1D's as (out, in)."""
+    for name in find_quantizable_layers(model):
+        module = model.get_submodule(name)
+        yield LinearWeight(
+            name=name,
+            layer=layer_number(name),
+            role=role_of(model.config.model_type, name) or "other",
+            values=module.weight.T if isinstance(module, Conv1D) else module.weight,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorGrid:
     """Which types are measured, in which blocks."""
 
     dtypes: Sequence[str]
     blocksizes: Sequence[int]
     sample: int  # values that optimal levels are fitted to
 
-    @property
-    def types(self) -> Iterator[tuple[str, bool]]:
-        """Yield (dtype, dq)."""
-        for dtype in self.dtypes:
-            yield dtype, False
-            if dtype not in NO_DQ:
-                yield dtype, True
+    def level_counts(self, blocksize: int) -> list[int]:
+        """Return the numbers of levels of the types for which optimal levels are fitted."""
+        counts = {count_levels(dtype, blocksize) for dtype in self.dtypes}
+        return sorted(count for count in counts if count <= MAX_FITTED_LEVELS)
 
 
 @cache
-def levels(dtype: str, blocksize: int) -> int:
+def count_levels(dtype: str, blocksize: int) -> int:
     """Return how many numbers a type tells apart.
 
-    >>> levels("nf4", 64), levels("fp4", 64)
+    >>> count_levels("nf4", 64), count_levels("fp4", 64)
     (16, 15)
     """
-    return int(codebook(dtype, blocksize=blocksize).unique().numel())
+    return int(make_codebook(dtype, blocksize=blocksize).unique().numel())
 
 
-def of_weights(weights: Sequence[Weight], grid: Grid, *, run_id: str) -> Iterator[QuantErrors]:
+def measure_weights(
+    weights: Sequence[LinearWeight], grid: ErrorGrid, *, run_id: str
+) -> Iterator[QuantErrors]:
     """Yield a record a weight, type and block size."""
     for weight in weights:
+        names = {"source": "weights", "name": weight.name, "layer": weight.layer}
         for blocksize in grid.blocksizes:
-            where = ("weights", weight.name, weight.layer, weight.role)
-            yield from _errors(weight.values, where, blocksize, grid=grid, run_id=run_id)
+            yield from _measure_types(
+                weight.values, blocksize, grid, **names, role=weight.role, run_id=run_id
+            )
 
 
-def of_distributions(
-    distributions: Sequence[str], grid: Grid, *, blocks: int, seed: int, run_id: str
+def measure_distributions(
+    distributions: Sequence[str], grid: ErrorGrid, *, blocks: int, seed: int, run_id: str
 ) -> Iterator[QuantErrors]:
-    """Yield a record a distribution, type and block size."""
-    for distribution in distributions:
+    """Yield a record a distribution, type and block size, of `blocks` blocks each."""
+    for source in distributions:
+        names = {"source": source, "name": "", "layer": None, "role": None}
         for blocksize in grid.blocksizes:
-            drawn = sample(distribution, blocks=blocks, blocksize=blocksize, seed=seed)
-            where = (distribution, "", None, None)
-            yield from _errors(drawn, where, blocksize, grid=grid, run_id=run_id)
+            values = sample_weights(source, blocks=blocks, blocksize=blocksize, seed=seed)
+            yield from _measure_types(values, blocksize, grid, **names, run_id=run_id)
 
 
-def codebooks(
-    distributions: Sequence[str], grid: Grid, *, blocks: int, seed: int, run_id: str
+def list_codebooks(
+    distributions: Sequence[str], grid: ErrorGrid, *, blocks: int, seed: int, run_id: str
 ) -> Iterator[Codebook]:
     """Yield each type's own levels, then the optimal ones of as many levels a distribution."""
     for dtype in grid.dtypes:
-        for blocksize in grid.blocksizes if dtype in SIZED else (None,):
-            own = codebook(dtype, blocksize=blocksize).unique().tolist()
-            yield Codebook(run_id=run_id, dtype=dtype, fitted=None, blocksize=blocksize, levels=own)
+        for size in grid.blocksizes if depends_on_blocksize(dtype) else (None,):
+            levels = make_codebook(dtype, blocksize=size).unique().tolist()
+            yield Codebook(run_id=run_id, dtype=dtype, fitted=None, blocksize=size, levels=levels)
     for distribution in distributions:
-        for blocksize in grid.blocksizes:
-            drawn = sample(distribution, blocks=blocks, blocksize=blocksize, seed=seed)
-            scaled = in_absmax(drawn, blocksize=blocksize)
-            for count in _counts(grid.dtypes, blocksize):
-                book = optimum(scaled, count, sample=grid.sample)
+        for size in grid.blocksizes:
+            values = sample_weights(distribution, blocks=blocks, blocksize=size, seed=seed)
+            scaled = scale_by_absmax(values, blocksize=size)
+            for count in grid.level_counts(size):
                 yield Codebook(
                     run_id=run_id,
                     dtype=f"optimum_{count}",
                     fitted=distribution,
-                    blocksize=blocksize,
-                    levels=book.tolist(),
+                    blocksize=size,
+                    levels=fit_optimal_levels(scaled, count, sample=grid.sample).tolist(),
                 )
 
 
-def in_absmax(weight: Tensor, *, blocksize: int) -> Tensor:
-    """Return the values of whole blocks over their block's absmax: (N,) float32.
+def scale_by_absmax(weight: Tensor, *, blocksize: int) -> Tensor:
+    """Return the values of full blocks over their block's absmax: (N,) float32.
 
     A short last block is left out.
     """
     flat = weight.detach().reshape(-1)
     blocks = flat[: flat.numel() // blocksize * blocksize].reshape(-1, blocksize).float()  # (S, B)
-    return (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(TINY)).reshape(-1)
+    return (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(MIN_ABSMAX)).reshape(-1)
 
 
-def optimum(scaled: Tensor, count: int, *, sample: int) -> Tensor:
+def fit_optimal_levels(scaled: Tensor, count: int, *, sample: int) -> Tensor:
     """Return the Lloyd-Max levels of (N,) values, fitted to about `sample` evenly spread ones.
 
     Of fewer distinct values than levels, each is its own level.
     """
     step = max(1, scaled.numel() // sample)
     if step > 1:
-        step += 1 - step % 2  # odd: an even step would meet the same places of each block
+        step += 1 - step % 2  # odd: an even step would meet the same positions of each block
     values = scaled[::step]
     distinct = values.unique()
-    return lloyd_max(values, levels=count).to(scaled) if len(distinct) >= count else distinct
+    return fit_lloyd_max(values, levels=count).to(scaled) if len(distinct) >= count else distinct
 
 
-def mean_squared(scaled: Tensor, book: Tensor) -> float:
+def mean_squared_error(scaled: Tensor, book: Tensor) -> float:
     """Return the mean squared distance of (N,) values to the nearest of ascending levels."""
     edges = (book[:-1] + book[1:]) / 2
     nearest = book[torch.bucketize(scaled, edges)]
     return float((scaled - nearest).double().square().mean())
 
 
-def _counts(dtypes: Sequence[str], blocksize: int) -> list[int]:
-    counts = {levels(dtype, blocksize) for dtype in dtypes}
-    return sorted(count for count in counts if count <= MOST_LEVELS)
-
-
-def _errors(
-    values: Tensor,
-    where: tuple[str, str, int | None, str | None],
-    blocksize: int,
-    *,
-    grid: Grid,
-    run_id: str,
+def _measure_types(
+    values: Tensor, blocksize: int, grid: ErrorGrid, **names: Any
 ) -> Iterator[QuantErrors]:
-    source, name, layer, role = where
-    scaled = in_absmax(values, blocksize=blocksize)
-    best = {
-        count: mean_squared(scaled, optimum(scaled, count, sample=grid.sample))
-        for count in _counts(grid.dtypes, blocksize)
+    """Yield a record a type; `names` are what the record says of where the values are from."""
+    scaled = scale_by_absmax(values, blocksize=blocksize)
+    optimum = {
+        count: mean_squared_error(scaled, fit_optimal_levels(scaled, count, sample=grid.sample))
+        for count in grid.level_counts(blocksize)
         if scaled.numel()
     }
-    for dtype, dq in grid.types:
-        found: QuantError = error(values, dtype=dtype, blocksize=blocksize, dq=dq)
-        yield QuantErrors(
-            run_id=run_id,
-            source=source,
-            name=name,
-            layer=layer,
-            role=role,
-            dtype=dtype,
-            blocksize=blocksize,
-            dq=dq,
-            n=found.n,
-            levels=levels(dtype, blocksize),
-            mse=found.mse,
-            relative=found.relative,
-            entropy=found.entropy,
-            optimum=best.get(levels(dtype, blocksize)),
-        )
+    for dtype in grid.dtypes:
+        levels = count_levels(dtype, blocksize)
+        for dq in (False,) if dtype in WITHOUT_DOUBLE_QUANT else (False, True):
+            error = measure_error(values, dtype=dtype, blocksize=blocksize, dq=dq)
+            yield QuantErrors(**names, **asdict(error), levels=levels, optimum=optimum.get(levels))
+
+
+def build_errors_table(rows: Sequence[QuantErrors]) -> Table:
+    """Return a row a type and block size: its errors by source, weights averaged by their size.
+
+    Errors are mean squares in units of absmax, in thousandths, each with its ratio to the optimum
+    of as many levels where that is known.
+    """
+    sources = list(dict.fromkeys(row.source for row in rows))
+    table = Table("type", "block", title="mean squared error, 1e-3 absmax^2 (over the optimum's)")
+    for source in sources:
+        table.add_column(source, justify="right")
+    for dtype, dq, blocksize in dict.fromkeys((row.dtype, row.dq, row.blocksize) for row in rows):
+        same = [row for row in rows if (row.dtype, row.dq, row.blocksize) == (dtype, dq, blocksize)]
+        cells = [_format_error([row for row in same if row.source == source]) for source in sources]
+        table.add_row(dtype + (" + dq" if dq else ""), str(blocksize), *cells)
+    return table
+
+
+def _format_error(rows: Sequence[QuantErrors]) -> str:
+    n = sum(row.n for row in rows)
+    if not n:
+        return "-"
+    mse = sum(row.mse * row.n for row in rows) / n
+    optima = [row.optimum * row.n for row in rows if row.optimum is not None]
+    best = sum(optima) if len(optima) == len(rows) else 0.0
+    return f"{1e3 * mse:.3f}" + (f" ({mse * n / best:.2f})" if best else "")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,19 +10,23 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from qlora_repro.records import Normality
-from qlora_repro.weights.matrices import Weight
+from qlora_repro.weights.errors import LinearWeight
 
 ALPHA = 0.05  # Appendix F
-LONGEST = 5000  # values; p is not accurate for longer rows, as scipy says
-TAIL = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025)
-PROBABILITIES = (*TAIL, *np.linspace(0.05, 0.95, 19).round(2), *(1 - p for p in reversed(TAIL)))
+MAX_ROW_LENGTH = 5000  # values; p is not accurate for longer rows, as scipy says
+TAIL_PROBABILITIES = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025)
+PROBABILITIES = (
+    *TAIL_PROBABILITIES,
+    *np.linspace(0.05, 0.95, 19).round(2),
+    *(1 - p for p in reversed(TAIL_PROBABILITIES)),
+)
 
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
+class RowTests:
     """What the rows of one weight show. R rows, Q probabilities."""
 
     p: Vector  # (R,)
@@ -32,8 +37,8 @@ class Tested:
     columns: int
 
 
-def normality(
-    weights: Sequence[Weight], *, run_id: str, rows: int | None, seed: int
+def measure_normality(
+    weights: Sequence[LinearWeight], *, run_id: str, rows: int | None, seed: int
 ) -> Iterator[Normality]:
     """Yield a record a weight, one for its synthetic control, and at the end one for each in all.
 
@@ -42,44 +47,43 @@ def normality(
     weight are tested, drawn without replacement; None tests all.
     """
     rng = np.random.default_rng(seed)
-    found: dict[str, list[Tested]] = {"weights": [], "normal": []}
+    by_source: dict[str, list[RowTests]] = {"weights": [], "normal": []}
     for weight in weights:
-        values = _drawn(weight.numpy(), rows, rng, axis=0)
-        for source in found:
-            drawn = values if source == "weights" else rng.standard_normal(values.shape)
-            tested = examine(drawn, rng=rng)
-            found[source].append(tested)
-            yield _record([tested], run_id=run_id, source=source, weight=weight)
-    for source, parts in found.items():
-        if parts:
-            yield _record(parts, run_id=run_id, source=source, weight=None)
+        sample = _draw_sample(weight.numpy(), rows, rng, axis=0)
+        for source, tests in by_source.items():
+            values = sample if source == "weights" else rng.standard_normal(sample.shape)
+            tests.append(apply_shapiro_wilk(values, rng=rng))
+            yield _make_record(tests[-1:], run_id=run_id, source=source, weight=weight)
+    for source, tests in by_source.items():
+        if tests:
+            yield _make_record(tests, run_id=run_id, source=source, weight=None)
 
 
-def examine(values: Matrix, *, rng: np.random.Generator) -> Tested:
+def apply_shapiro_wilk(values: Matrix, *, rng: np.random.Generator) -> RowTests:
     """Test each row of a (R, C) matrix; of rows longer than LONGEST, so many columns are drawn.
 
     A row that is constant is no normal one: its p is 0, and it has no part in the quantiles.
     """
-    drawn = _drawn(values, LONGEST, rng, axis=1)
-    spread = np.ptp(drawn, axis=1) > 0  # (R,)
-    p = np.zeros(len(drawn))
-    p[spread] = stats.shapiro(drawn[spread], axis=1).pvalue if spread.any() else 0.0
-    whole = values[spread]
-    centred = whole - whole.mean(axis=1, keepdims=True)
-    scaled = centred / centred.std(axis=1, keepdims=True)
-    return Tested(
+    sample = _draw_sample(values, MAX_ROW_LENGTH, rng, axis=1)
+    varies = np.ptp(sample, axis=1) > 0  # (R,)
+    varied = sample[varies]
+    p, kurtosis, quantiles = np.zeros(len(sample)), 0.0, np.zeros(len(PROBABILITIES))
+    if len(varied):
+        p[varies] = stats.shapiro(varied, axis=1).pvalue
+        centred = varied - varied.mean(axis=1, keepdims=True)
+        scaled = centred / centred.std(axis=1, keepdims=True)
+        kurtosis, quantiles = float((scaled**4).mean() - 3), np.quantile(scaled, PROBABILITIES)
+    return RowTests(
         p=p,
-        varied=len(whole),
-        kurtosis=float((scaled**4).mean() - 3) if len(whole) else 0.0,
-        quantiles=np.quantile(scaled, PROBABILITIES)
-        if len(whole)
-        else np.zeros(len(PROBABILITIES)),
-        tested=drawn.shape[1],
+        varied=len(varied),
+        kurtosis=kurtosis,
+        quantiles=quantiles,
+        tested=sample.shape[1],
         columns=values.shape[1],
     )
 
 
-def rejected(p: Vector) -> tuple[float, float]:
+def rejection_shares(p: Vector) -> tuple[float, float]:
     """Return the shares of rows rejected at 5%, one by one and with Benjamini-Hochberg's step-up.
 
     One by one, 5% of normal rows are rejected; step-up rejects any of them in 5% of samples.
@@ -87,15 +91,29 @@ def rejected(p: Vector) -> tuple[float, float]:
     return float((p < ALPHA).mean()), float(multipletests(p, ALPHA, method="fdr_bh")[0].mean())
 
 
-def _record(
-    parts: Sequence[Tested], *, run_id: str, source: str, weight: Weight | None
+def describe_normality(rows: Sequence[Normality]) -> list[str]:
+    """Return in words what the test rejects, beside its rejections of normal rows."""
+    return [
+        f"normality, {'synthetic control' if row.source == 'normal' else row.source}: "
+        f"{row.rejected:.1%} of {row.rows:,} rows rejected at 5%, {row.rejected_fdr:.1%} at a "
+        "false discovery rate of 5%, excess kurtosis "
+        + ("unknown" if row.kurtosis is None else f"{row.kurtosis:.2f}")
+        for row in rows
+        if row.role == "all"
+    ]
+
+
+def _make_record(
+    tests: Sequence[RowTests], *, run_id: str, source: str, weight: LinearWeight | None
 ) -> Normality:
-    p = np.concatenate([part.p for part in parts])
-    sizes = np.array([part.varied for part in parts], dtype=np.float64)
-    known = bool(sizes.any())
-    quantiles = sizes @ np.array([part.quantiles for part in parts]) / sizes.sum() if known else []
-    kurtosis = sizes @ np.array([part.kurtosis for part in parts]) / sizes.sum() if known else None
-    alone, step_up = rejected(p)
+    p = np.concatenate([test.p for test in tests])
+    rows = np.array([test.varied for test in tests], dtype=np.float64)
+
+    def average(values: list[Any]) -> Any:  # over the rows that vary
+        return rows @ np.array(values) / rows.sum()
+
+    known = bool(rows.any())
+    alone, step_up = rejection_shares(p)
     return Normality(
         run_id=run_id,
         source=source,
@@ -103,19 +121,21 @@ def _record(
         layer=weight.layer if weight else None,
         role=weight.role if weight else "all",
         rows=len(p),
-        tested=max(part.tested for part in parts),
-        columns=max(part.columns for part in parts),
+        tested=max(test.tested for test in tests),
+        columns=max(test.columns for test in tests),
         rejected=alone,
         rejected_fdr=step_up,
-        kurtosis=None if kurtosis is None else float(kurtosis),
+        kurtosis=float(average([test.kurtosis for test in tests])) if known else None,
         probabilities=[float(probability) for probability in PROBABILITIES],
-        quantiles=[float(quantile) for quantile in quantiles],
+        quantiles=average([test.quantiles for test in tests]).tolist() if known else [],
     )
 
 
-def _drawn(values: Matrix, most: int | None, rng: np.random.Generator, *, axis: int) -> Matrix:
-    """Return at most so many rows or columns, in their order."""
+def _draw_sample(
+    values: Matrix, limit: int | None, rng: np.random.Generator, *, axis: int
+) -> Matrix:
+    """Return at most `limit` rows or columns, in their order."""
     n = values.shape[axis]
-    if most is None or n <= most:
+    if limit is None or n <= limit:
         return values
-    return values.take(np.sort(rng.choice(n, most, replace=False)), axis=axis)
+    return values.take(np.sort(rng.choice(n, limit, replace=False)), axis=axis)

@@ -5,15 +5,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.__main__ import chosen, main
+from analysis.__main__ import main, select_names
 from analysis.table import Table
 from qlora_repro.errors import ConfigError, StoreError
-from qlora_repro.store.load import manifests, records
+from qlora_repro.store.load import load_metrics, load_runs
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean table2_perplexity"):
-        chosen(["table2_perplexty"], ["table2_perplexity", "table4_mmlu"])
+        select_names(["table2_perplexty"], ["table2_perplexity", "table4_mmlu"])
 
 
 def test_the_command_ends_with_1_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,11 +35,11 @@ def test_without_names_a_figure_that_lacks_results_is_left_out_and_told(
 
 def test_a_results_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not a folder"):
-        list(manifests(tmp_path / "none"))
+        load_runs(tmp_path / "none")
 
 
 def test_no_records_are_an_empty_frame(tmp_path: Path) -> None:
-    assert records(tmp_path, "metrics").empty
+    assert load_metrics(tmp_path).empty
 
 
 def test_missing_cells_are_said_to_be_missing_and_notes_stand_below(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from analysis.judge_audit import report
 from analysis.tables import TABLES
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.records import Metric
-from qlora_repro.stages.plan import plan
+from qlora_repro.stages.plan import run_plan
 
 matplotlib.use("agg")
 FOLDER = Path(__file__).resolve().parents[2] / "analysis" / "notebooks"
@@ -45,7 +45,7 @@ def place(configured: Callable[..., RunConfig], tmp_path_factory: pytest.TempPat
         scores = [Metric(run_id="r", task="piqa", name="acc", value=0.6, stderr=0.03, n=100)]
         stored.write(stored.make_run(results, dtype, model="asked"), "metrics", scores)
     for size in (7, 13):
-        plan(configured(f"model=llama_{size}b", *LIKE_PAPER, f"results_dir={results}"))
+        run_plan(configured(f"model=llama_{size}b", *LIKE_PAPER, f"results_dir={results}"))
     folder = root / "analysis" / "notebooks"
     folder.mkdir(parents=True)
     return folder

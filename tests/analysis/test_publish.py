@@ -1,6 +1,7 @@
 """Published runs: small, and worth as much in every statistic as the runs themselves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import stored
 
 from analysis.__main__ import main
-from analysis.findings.runs import load
+from analysis.artifacts.runs import load_evaluated_runs
 from analysis.tables import table2_perplexity_by_dtype as table2
-from qlora_repro.store.runs import read_answers, read_document
-from qlora_repro.sweep.replay import compare
+from qlora_repro.store.evidence import read_files, unpacked_run
+from qlora_repro.store.load import load_answers, load_runs
+from qlora_repro.store.runs import read_json, read_json_lines
+from qlora_repro.sweep.replay import compare_runs
 
 LOSSES = np.random.default_rng(0).normal(3, 1, size=157)  # the last of its blocks of 8 is short
 
@@ -38,13 +41,15 @@ def published(results: Path, tmp_path: Path) -> Path:
 
 
 def test_a_text_is_kept_by_block_and_no_statistic_changes(results: Path, published: Path) -> None:
-    assert table2.build(published).frame.equals(table2.build(results).frame)
-    for before, after in zip(load(results), load(published), strict=True):
-        assert before.path.name == after.path.name
+    assert table2.build_table(published).frame.equals(table2.build_table(results).frame)
+    for before, after in zip(
+        load_evaluated_runs(results), load_evaluated_runs(published), strict=True
+    ):
+        assert (before.run_id, before.digest) == (after.run_id, after.digest)
         scores = [run.scores("perplexity", "nats_per_token") for run in (before, after)]
         assert scores[1].to_numpy() == pytest.approx(scores[0].to_numpy(), rel=1e-12)
-    lines = next(published.glob("*nf4*/answers-*.jsonl")).read_text().splitlines()
-    assert len(lines) == 2 * 20  # of two scores, 157 tokens in blocks of 8
+    answers = load_answers(published).query("run_id == 'small-nf4-False'")
+    assert len(answers) == 2 * 20  # of two scores, 157 tokens in blocks of 8
 
 
 def test_a_run_that_was_cut_off_before_it_measured_is_left_out(
@@ -54,14 +59,14 @@ def test_a_run_that_was_cut_off_before_it_measured_is_left_out(
     out = tmp_path / "evidence"
     assert main(["publish", "--results", str(results), "--out", str(out)]) == 0
     assert f"{folder.name}: left out, nothing was measured" in capsys.readouterr().out
-    assert not (out / folder.name).exists()
-    assert len(list(out.glob("*/manifest.json"))) == 3
+    assert len(load_runs(out)) == 3
+    assert folder.name not in read_files(out)
 
 
 def test_blocks_of_other_tokens_are_not_paired(results: Path, published: Path) -> None:
     def tokens() -> set[tuple[str, str]]:
-        path = next(published.glob("*nf4*/answers-*.jsonl"))
-        return {(row["name"], row["doc_hash"]) for row in read_answers(path)}
+        answers = load_answers(published).query("run_id == 'small-nf4-False'")
+        return set(zip(answers["name"], answers["doc_hash"], strict=True))
 
     before = tokens()
     path = next(results.glob("*nf4*/answers-*.jsonl"))
@@ -69,19 +74,21 @@ def test_blocks_of_other_tokens_are_not_paired(results: Path, published: Path) -
     rows[3]["doc_hash"] = "another token"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["publish", "--results", str(results), "--out", str(published)]) == 0
-    assert len(before - tokens()) == 8
+    assert len(before - tokens()) == 1  # the window that the token is in
 
 
 def test_a_repetition_compares_with_what_was_published(results: Path, published: Path) -> None:
     folder = next(results.glob("*int4*"))
-    found = list(compare(published / folder.name, folder))
+    with unpacked_run(published, folder.name) as before:
+        found = list(compare_runs(before, folder))
     assert [one.file for one in found] == [
         "answers-0123456789ab.jsonl",
         "metrics-0123456789ab.jsonl",
     ]
     assert all(one.same and one.numbers for one in found)
-    other = next(results.glob("*nf4*"))
-    assert not all(one.same for one in compare(published / folder.name, other))
+    with unpacked_run(published, folder.name) as before:
+        others = list(compare_runs(before, next(results.glob("*nf4*"))))
+    assert not all(one.same for one in others)
 
 
 def test_what_is_published_names_no_path_of_the_machine_that_ran_it(
@@ -99,13 +106,12 @@ def test_what_is_published_names_no_path_of_the_machine_that_ran_it(
     (folder / "manifest.json").write_text(json.dumps(manifest))
     out = tmp_path / "out"
     assert main(["publish", "--results", str(results), "--out", str(out)]) == 0
-    kept = out / folder.name
-    assert json.loads((kept / "origin-train.json").read_text()) == {
-        "folder": ".",
-        "command": ["run.py", "eval.perplexity_file=./a text.txt"],
-    }
-    assert json.loads((kept / "manifest.json").read_text())["model"]["path"] == "~/.cache/weights"
-    assert read_document(kept / "origin-train.json")["folder"] == "."  # and it is vouched for
+    with unpacked_run(out, folder.name) as published:
+        assert read_json(published / "origin-train.json") == {  # by its checksum
+            "folder": ".",
+            "command": ["run.py", "eval.perplexity_file=./a text.txt"],
+        }
+        assert read_json(published / "manifest.json")["model"]["path"] == "~/.cache/weights"
 
 
 def test_torn_records_are_not_published(
@@ -127,7 +133,7 @@ def test_a_run_whose_training_did_not_end_is_left_out(
     out = tmp_path / "out"
     assert main(["publish", "--results", str(results), "--out", str(out)]) == 0
     assert "left out, its training is not finished" in capsys.readouterr().out
-    assert not list(out.glob("*nf4*"))
+    assert set(load_runs(out)["dtype"]) == {"bf16", "int4"}
 
 
 def test_a_folder_is_not_published_into_itself(
@@ -135,3 +141,23 @@ def test_a_folder_is_not_published_into_itself(
 ) -> None:
     assert main(["publish", "--results", str(results), "--out", str(results)]) == 1
     assert "runs are copied from one to another" in capsys.readouterr().err
+
+
+def test_what_was_published_before_stays(results: Path, published: Path, tmp_path: Path) -> None:
+    before = read_files(published)
+    more = tmp_path / "more"
+    more.mkdir()
+    stored.write_losses(stored.make_run(more, "fp4"), list(LOSSES))
+    shutil.copytree(results / "small-nf4-False", more / "small-nf4-False")
+    (more / "small-nf4-False" / "answers-0123456789ab.jsonl").rename(
+        more / "small-nf4-False" / "answers-ba9876543210.jsonl"
+    )
+    assert main(["publish", "--results", str(more), "--out", str(published)]) == 0
+    after = read_files(published)
+    assert set(after) == {*before, "small-fp4-False"}
+    assert set(after["small-nf4-False"]) == {
+        *before["small-nf4-False"],
+        "answers-ba9876543210.jsonl",
+    }
+    with unpacked_run(published, "small-nf4-False") as folder:
+        assert len(read_json_lines(folder / "answers-0123456789ab.jsonl")) == 2 * 20

@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from analysis.findings.report import decided
-from qlora_repro.store.load import manifests
+from analysis.findings.conclusions import conclude_findings
+from qlora_repro.config.paths import EVIDENCE
+from qlora_repro.store.evidence import read_files
+from qlora_repro.store.load import load_runs
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "analysis" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VERDICTS = (ROOT / "analysis" / "verdicts" / "claims.md").read_text(encoding="utf-8")
 
@@ -17,8 +19,8 @@ VERDICTS = (ROOT / "analysis" / "verdicts" / "claims.md").read_text(encoding="ut
 @pytest.fixture(scope="module")
 def words() -> list[tuple[str, str]]:
     """Return each finding's verdict from the paper's own numbers and from the runs kept here."""
-    found = decided(RESULTS)
-    return [(p.word, o.word) for p, o in zip(found["paper"], found["ours"], strict=True)]
+    found = conclude_findings(EVIDENCE)
+    return [(p.outcome, o.outcome) for p, o in zip(found["paper"], found["ours"], strict=True)]
 
 
 @pytest.mark.parametrize("text", [README, VERDICTS], ids=["README.md", "claims.md"])
@@ -34,19 +36,28 @@ def test_the_seven_verdicts_that_are_written_down_are_those_of_the_runs(
         assert told[k][1].split(" (")[0] == ours
 
 
-def test_every_run_kept_says_what_ran_from_a_clean_tree_and_is_whole() -> None:
-    found = list(manifests(RESULTS))
-    assert len(found) >= 60
-    for folder, manifest in found:
-        assert manifest["provenance"]["dirty"] is False, folder.name
-        assert manifest["decided_by"]["model"]["name"] == "smollm2_135m"
-        assert list(folder.glob("origin-*.json")), folder.name  # or it cannot be run again
-        if "train" in manifest["decided_by"]:
-            assert (folder / "adapter" / "whole.json").exists() or (
-                folder / "model" / "whole.json"
-            ).exists(), folder.name
+def test_every_run_kept_says_what_ran_from_a_clean_tree_and_is_complete() -> None:
+    runs, files = load_runs(), read_files(EVIDENCE)
+    assert len(runs) >= 60
+    for run in runs.itertuples():
+        assert run.dirty is False, run.folder
+        assert run.model == "smollm2_135m"
+        names = files[run.folder]
+        assert any(name.startswith("origin-") for name in names), run.folder  # to be run again
+        if run.tuned:
+            assert {"adapter/whole.json", "model/whole.json"} & set(names), run.folder
 
 
 def test_no_run_kept_names_a_path_of_the_machine_that_ran_it() -> None:
     named = re.compile(r'"(?:[^"\n]*[= ])?/(?:home|root|Users|tmp|work)/')
-    assert [p for p in RESULTS.rglob("*.json") if named.search(p.read_text())] == []
+    texts = [text for files in read_files(EVIDENCE).values() for text in files.values()]
+    assert len(texts) > 1000
+    assert [text for text in texts if named.search(text)] == []
+
+
+def test_the_evidence_is_small_and_every_file_opens_in_one_line() -> None:
+    paths = sorted(EVIDENCE.iterdir())
+    assert len(paths) < 20
+    assert sum(path.stat().st_size for path in paths) < 5e6
+    for path in paths:
+        assert "run_id" in pd.read_parquet(path)

@@ -9,16 +9,16 @@ from release_folder import RELEASE
 
 from analysis.__main__ import main
 from analysis.release import (
-    compared,
+    add_human_votes,
+    count_differences,
     import_release,
+    infer_order,
+    parse_file_name,
+    parse_system,
     read_review,
-    shown,
-    system,
-    systems,
-    with_humans,
 )
 from qlora_repro.errors import DataError
-from qlora_repro.store.verdicts import released
+from qlora_repro.store.verdicts import load_released_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = RELEASE / "raw"
@@ -80,23 +80,23 @@ def test_the_command_lists_misnamed_files_and_keeps_the_human_votes(
     assert "4 verdicts of GPT-4 from 2 files" in said
     assert "1 files named in the order that was not shown: gpt-3.5-vs-7b-flan" in said
     assert (tmp_path / "out" / "released_verdicts.parquet").exists()
-    whole = with_humans(import_release(checkout).verdicts, released())
+    whole = add_human_votes(import_release(checkout).verdicts, load_released_verdicts())
     assert len(whole) == 4 + 6_720
 
 
 def test_ids_that_tell_nothing_leave_the_order_open() -> None:
     reviews = [review(1, "x", "y", "", [1, 1]), review(2, "both", "both", "", [1, 1])]
-    assert shown(reviews, ("a", "b"), {"a": {"both"}, "b": {"both"}}) is None
-    assert shown(reviews, ("a", "b"), {"b": {"x"}}) == ("b", "a")
+    assert infer_order(reviews, ("a", "b"), {"a": {"both"}, "b": {"both"}}) is None
+    assert infer_order(reviews, ("a", "b"), {"b": {"x"}}) == ("b", "a")
 
 
 def test_names_of_the_release_become_names_of_the_paper() -> None:
     name = "30b-unnatural-instructions-vicuna-generations-topp0.9-temp0.7"
-    assert system(name) == "unnatural-instructions-33b"
-    both = systems("vicuna-13b-oa-generations-vs-answer-gpt4-gpt-4-reviewer-threeclass")
+    assert parse_system(name) == "unnatural-instructions-33b"
+    both = parse_file_name("vicuna-13b-oa-generations-vs-answer-gpt4-gpt-4-reviewer-threeclass")
     assert both == ("vicuna-13b", "gpt-4")
     with pytest.raises(DataError, match="'claude' is no system of the release"):
-        system("claude")
+        parse_system("claude")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,6 @@ def test_the_authors_files_at_hand_give_the_rows_that_are_shipped() -> None:
     found = import_release(RAW)
     assert found.files == 9
     assert len(found.verdicts) == 5 * 80 + 2 * 80 + 2 * 953
-    assert compared(found.verdicts, released()) == (len(found.verdicts), 0)
+    assert count_differences(found.verdicts, load_released_verdicts()) == (len(found.verdicts), 0)
     assert len(found.misnamed) == 3
     assert all("gpt-3.5" in name and "gpt4-vs" not in name for name in found.misnamed)

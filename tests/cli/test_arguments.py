@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 from omegaconf import OmegaConf
 
-from qlora_repro.cli.arguments import composed_once, ids_quoted
-from qlora_repro.config.validate import parse
-from qlora_repro.store.run_id import key
+from qlora_repro.cli.main import compose_once, quote_ids
+from qlora_repro.config.validate import parse_config
+from qlora_repro.store.run_id import stage_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = ["30e123456789", "1e0000000001", "03e123456789", "123456789e01", "123456789012"]
@@ -39,7 +39,7 @@ def test_a_cell_that_was_checked_is_not_composed_again(monkeypatch: pytest.Monke
         master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
         monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
         before = ConfigLoaderImpl.load_sweep_config
-        with composed_once():
+        with compose_once():
             cells = [["seed=0"], ["seed=1"]]
             checked = [loader.load_sweep_config(master, words) for words in cells]
             run = [loader.load_sweep_config(master, words) for words in cells]
@@ -64,7 +64,7 @@ def test_cells_come_out_as_hydra_composes_them(monkeypatch: pytest.MonkeyPatch) 
         master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
         own = [str(name) for name in master if name != "hydra"]
         plain = [loader.load_sweep_config(master, words) for words in cells]
-        with composed_once():
+        with compose_once():
             for words, expected in zip(cells, plain, strict=True):
                 found = loader.load_sweep_config(master, words)
                 assert found.hydra.runtime.choices == expected.hydra.runtime.choices
@@ -77,7 +77,7 @@ def test_cells_come_out_as_hydra_composes_them(monkeypatch: pytest.MonkeyPatch) 
 @given(some.lists(IDS, min_size=1, max_size=3))
 def test_hydra_reads_every_id_as_it_was_written(ids: Sequence[str]) -> None:
     words = [f"judge.opponent=[{','.join(ids)}]", f"judge.run={ids[0]}"]
-    many, one = OverridesParser.create().parse_overrides([ids_quoted(word) for word in words])
+    many, one = OverridesParser.create().parse_overrides([quote_ids(word) for word in words])
     assert [str(value) for value in many.value()] == [*ids]
     assert str(one.value()) == ids[0]
 
@@ -90,9 +90,11 @@ def test_an_id_with_the_looks_of_a_number_reaches_the_settings(
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for opponent, read in ((name, name), (f"[base,{name}]", ["base", name])):
             words = [f"judge.run={name}", f"judge.opponent={opponent}", "train.lr=1e-4"]
-            cfg = parse(compose("config", [ids_quoted(word) for word in words]), written=())
+            cfg = parse_config(compose("config", [quote_ids(word) for word in words]), written=())
             assert (cfg.judge.run, cfg.judge.opponent, cfg.train.lr) == (name, read, 1e-4)
-            assert len(key(cfg, "judge")) == 12  # a number for a name would have no contents
+            assert (
+                len(stage_digest(cfg, "judge")) == 12
+            )  # a number for a name would have no contents
 
 
 @pytest.mark.parametrize(
@@ -107,4 +109,4 @@ def test_an_id_with_the_looks_of_a_number_reaches_the_settings(
     ],
 )
 def test_nothing_else_is_put_in_quotes(word: str) -> None:
-    assert ids_quoted(word) == word
+    assert quote_ids(word) == word

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 
 from qlora_repro.cli import main
-from qlora_repro.cli.main import report_errors
+from qlora_repro.cli.main import run_command
 
 
 def test_this_environment_is_new_enough() -> None:
@@ -33,7 +33,7 @@ def test_the_command_says_it_before_it_composes(
 ) -> None:
     monkeypatch.setattr(main, "version", lambda name: "5.9.0")
     monkeypatch.setattr(sys, "argv", ["run.py"])
-    assert report_errors(lambda: pytest.fail("composed")) == 1
+    assert run_command(lambda: pytest.fail("composed")) == 1
     assert "transformers is 5.9.0, and >=5.17.0 is needed" in capsys.readouterr().err
 
 

@@ -1,6 +1,5 @@
 """What is asked before a run: quick answers, without importing what a run needs."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,7 @@ def imported(outcome: Outcome) -> set[str]:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_answers_without_importing_anything_heavy(name: str, tmp_path: Path) -> None:
-    began = time.monotonic()
     outcome = command(tmp_path, *ASKED[name], env={"PYTHONPROFILEIMPORTTIME": "1"})
-    assert time.monotonic() - began < 20  # 1.3 s on a machine that does nothing else
     assert "hydra" in imported(outcome)
     assert not imported(outcome) & set(HEAVY)
     assert not list(tmp_path.iterdir())

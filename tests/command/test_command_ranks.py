@@ -19,14 +19,15 @@ from ranked import Ranks
 from running import PATIENCE, RUN, environment
 from torch.distributed.tensor import DTensor
 
-from qlora_repro import pipeline, session
+from qlora_repro import session
 from qlora_repro.distributed import fsdp
-from qlora_repro.errors import LackOfMemory
+from qlora_repro.errors import OutOfMemory
 from qlora_repro.eval import held_out, perplexity
-from qlora_repro.stages import generate
+from qlora_repro.stages import evaluate, generate
 from qlora_repro.stages import train as training
-from qlora_repro.sweep.replay import compare
-from qlora_repro.train.dropout import DropoutDraw
+from qlora_repro.sweep.replay import compare_runs
+from qlora_repro.train import callbacks
+from qlora_repro.train.dropout import DropoutSeeding
 from qlora_repro.train.trainer import TrainResult
 
 SMALL = [
@@ -66,7 +67,7 @@ def assert_the_same_records(many: Path, alone: Path) -> None:
     assert [path.name for path in folders(many)] == [path.name for path in folders(alone)]
     for one, other in zip(folders(alone), folders(many), strict=True):
         assert {path.name for path in other.iterdir()} == {path.name for path in one.iterdir()}
-        for found in compare(one, other):
+        for found in compare_runs(one, other):
             if not found.file.startswith("adapter"):  # by digest: sums in another order differ
                 assert found.others == 0, found
                 assert found.largest < CLOSE, found
@@ -130,7 +131,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[Any] = []
-    load, shard, divide = session.load_base, training.shard, fsdp.fully_shard
+    load, shard, divide = session.load_base, training.shard_model, fsdp.fully_shard
 
     def loading(*words: Any, **named: Any) -> Any:
         with (tmp_path / "read").open("a") as file:
@@ -149,7 +150,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
         return divide(module, **named)
 
     monkeypatch.setattr(session, "load_base", loading)
-    monkeypatch.setattr(training, "shard", sharding)
+    monkeypatch.setattr(training, "shard_model", sharding)
     monkeypatch.setattr(fsdp, "fully_shard", dividing)
     ranks = Ranks(tmp_path, *TRAINS, "train=fsdp", "train.max_steps=2")
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
@@ -173,8 +174,8 @@ def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_wh
 
         return noted
 
-    monkeypatch.setattr(pipeline, "score", noting(pipeline.score))
-    monkeypatch.setattr(generate, "generate", noting(generate.generate))
+    monkeypatch.setattr(evaluate, "evaluate_model", noting(evaluate.evaluate_model))
+    monkeypatch.setattr(generate, "generate_answers", noting(generate.generate_answers))
     asks = ("stages=[train,eval,generate]", "generate=procedural", "generate.limit=3")
     words = (*SMALL, *asks, "generate.max_new_tokens=4", "train.max_steps=2", "eval.rouge=true")
     words = (
@@ -191,9 +192,9 @@ def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_wh
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0) + ranks.output(1)
     for rank in range(2):
         noted = (tmp_path / f"rank {rank}").read_text()
-        assert noted == "score True\nscore True\ngenerate True\n"
+        assert noted == "evaluate_model True\n" * 2 + "generate_answers True\n"
     for one, other in zip(folders(alone), folders(many), strict=True):
-        differing = [found for found in compare(one, other) if found.largest >= CLOSE]
+        differing = [found for found in compare_runs(one, other) if found.largest >= CLOSE]
         assert [found.file for found in differing if not found.file.startswith("adapter")] == []
         assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
@@ -225,10 +226,10 @@ def test_processes_that_each_hold_the_model_share_its_questions_and_answer_as_on
     count(session, "load_base", lambda *_: 1)
     for name in ("loglikelihood", "generate_until"):
         count(HFLM, name, lambda lm, requests: len(requests))
-    count(perplexity, "compare", lambda model, reference, windows: len(windows))
+    count(perplexity, "compare_windows", lambda model, reference, windows: len(windows))
     count(perplexity, "window_losses", lambda model, windows: len(windows))
-    count(held_out, "generated", lambda model, tokenizer, read: len(read["input_ids"]))
-    count(generate, "generate", lambda model, tokenizer, asked, cfg: len(asked))
+    count(held_out, "generate_tokens", lambda model, tokenizer, read: len(read["input_ids"]))
+    count(generate, "generate_answers", lambda model, tokenizer, asked, cfg: len(asked))
     (tmp_path / "text").write_text("The quick brown fox jumps over the lazy dog. " * 40)
     words = (
         *(*SMALL, "eval.n=2", "train.max_steps=2", "data.holdout=16", "eval.batch_size=2"),
@@ -263,12 +264,12 @@ def test_what_fails_while_scoring_in_one_process_ends_all_with_its_sentence_once
 
     def broken(lm: Any, requests: Any, **named: Any) -> Any:
         if os.environ["RANK"] == str(failing):
-            raise LackOfMemory("out of memory: a made-up lack")
+            raise OutOfMemory("out of memory: a made-up lack")
         return answer(lm, requests, **named)
 
     monkeypatch.setattr(HFLM, "loglikelihood", broken)
-    ranks = Ranks(tmp_path, *SMALL, "train=none", "stages=[eval]")
-    assert 0 not in ranks.end().values()
+    ranks = Ranks(tmp_path, *SMALL, "train.max_steps=0", "stages=[eval]")
+    assert 0 not in ranks.end().values(), ranks.output(0) + "=====" + ranks.output(1)
     both = ranks.output(0) + ranks.output(1)
     assert both.count("error: ") == 1
     assert "error: out of memory: a made-up lack" in ranks.output(failing)
@@ -296,14 +297,14 @@ def test_a_divided_16_bit_base_gives_the_curve_and_the_records_of_a_whole_one(
 def test_a_sweep_runs_each_cell_in_all_processes_and_rank_0_alone_tracks_and_speaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking = pipeline.tracking
+    open_tracker = callbacks.open_tracker
 
     def seen(*words: Any, **named: Any) -> Any:
         with (tmp_path / "tracked").open("a") as file:
             file.write(f"rank {os.environ['RANK']}\n")
-        return tracking(*words, **named)
+        return open_tracker(*words, **named)
 
-    monkeypatch.setattr(pipeline, "tracking", seen)
+    monkeypatch.setattr(callbacks, "open_tracker", seen)
     ranks = Ranks(tmp_path, *TRAINS, "train.max_steps=2", "-m", "seed=0,1")
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
     assert ranks.output(0).count("step 2/2") == 2
@@ -335,15 +336,15 @@ def assert_taken_up(
     tmp_path: Path, whole: Path, *words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kill rank 1 in a run's fourth step, and run it again: `whole` is the run in one go."""
-    begin = DropoutDraw.on_step_begin
+    begin = DropoutSeeding.on_step_begin
 
-    def killed(self: DropoutDraw, args: Any, state: Any, control: Any, **rest: Any) -> None:
+    def killed(self: DropoutSeeding, args: Any, state: Any, control: Any, **rest: Any) -> None:
         if os.environ["RANK"] == "1" and state.global_step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         begin(self, args, state, control, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DropoutDraw, "on_step_begin", killed)
+        patch.setattr(DropoutSeeding, "on_step_begin", killed)
         ranks = Ranks(tmp_path, *TRAINS, *words)
         codes = ranks.end()
     assert codes[1] == -signal.SIGKILL
@@ -362,14 +363,14 @@ def assert_taken_up(
 def test_what_fails_in_one_process_ends_all_with_its_sentence_once_and_is_on_record(
     failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = training.train
+    train = training.train_model
 
     def broken(model: Any, job: Any, **rest: Any) -> Any:
         if os.environ["RANK"] == str(failing):
-            raise LackOfMemory("out of memory: a made-up lack")
+            raise OutOfMemory("out of memory: a made-up lack")
         return train(model, job, **rest)
 
-    monkeypatch.setattr(training, "train", broken)
+    monkeypatch.setattr(training, "train_model", broken)
     ranks = Ranks(tmp_path, *TRAINS, "train.max_steps=2")
     codes = ranks.end()
     assert 0 not in codes.values()

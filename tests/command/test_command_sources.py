@@ -13,9 +13,9 @@ LOCAL = [*TINY, "data=local", "data.path=rows.csv"]
 
 def truncated_checkpoint(folder: Path) -> None:
     """A checkpoint whose download was cut off."""
-    from qlora_repro.model.tiny import tiny_checkpoint
+    from qlora_repro.model.tiny import make_tiny_checkpoint
 
-    shutil.copytree(tiny_checkpoint("causal"), folder / "model")
+    shutil.copytree(make_tiny_checkpoint("causal"), folder / "model")
     weights = folder / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
 

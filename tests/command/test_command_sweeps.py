@@ -58,4 +58,4 @@ def test_a_cell_that_fails_does_not_stop_the_sweep_which_says_so_and_fails(tmp_p
     ]
     done = [path.parent for path in outcome.results.glob("*/train.json")]
     assert len(done) == 1
-    assert f"everything lies in outputs/results/{done[0].name}" in outcome.out
+    assert f"everything is in outputs/results/{done[0].name}" in outcome.out

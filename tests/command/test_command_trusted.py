@@ -95,14 +95,14 @@ def test_a_finished_cell_shows_its_row_without_importing_what_runs_models(
 
 def failing(kind: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch, *, seed: int) -> None:
     """Let training of one seed fail."""
-    train = training.train
+    train = training.train_model
 
     def broken(model: Any, job: Any, **rest: Any) -> Any:
         if job.seed == seed:
             raise kind()
         return train(model, job, **rest)
 
-    monkeypatch.setattr(training, "train", broken)
+    monkeypatch.setattr(training, "train_model", broken)
 
 
 def test_out_of_memory_is_a_state_of_its_own_and_stands_in_the_table(

@@ -17,8 +17,8 @@ from omegaconf import open_dict
 
 from qlora_repro.config import resolvers
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.config.validate import parse
-from qlora_repro.store.run_id import decisive, key
+from qlora_repro.config.validate import parse_config
+from qlora_repro.store.run_id import deciding_settings, stage_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 Configured = Callable[..., RunConfig]
@@ -27,7 +27,7 @@ Configured = Callable[..., RunConfig]
 @pytest.fixture
 def processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Stand in for a machine with a processor of these flags, and no GPU."""
-    monkeypatch.delenv(resolvers.PINNED, raising=False)
+    monkeypatch.delenv(resolvers.DTYPE_VARIABLE, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def has(flags: str) -> None:
@@ -100,10 +100,10 @@ def test_an_identity_has_the_arithmetic_and_never_auto(
     for flags in ("avx2", "avx512_bf16"):
         processor(flags)
         cfg = configured("model=tiny")
-        ids[cfg.dtype.compute_dtype] = key(cfg, "train")
-        assert '"auto"' not in json.dumps(decisive(cfg, "eval")["dtype"])
+        ids[cfg.dtype.compute_dtype] = stage_digest(cfg, "train")
+        assert '"auto"' not in json.dumps(deciding_settings(cfg, "eval")["dtype"])
     written = configured("model=tiny", "dtype.compute_dtype=float32")
-    assert ids["float32"] == key(written, "train")
+    assert ids["float32"] == stage_digest(written, "train")
     assert ids["float32"] != ids["bfloat16"]
 
 
@@ -124,7 +124,7 @@ def test_a_cell_carries_the_choice_of_the_machine_that_started_its_sweep(
         cell = copy.deepcopy(loader.load_sweep_config(pickle.loads(sent), words))
         with open_dict(cell):
             del cell["hydra"]
-        assert parse(cell, written=set()).dtype.compute_dtype == "bfloat16"
+        assert parse_config(cell, written=set()).dtype.compute_dtype == "bfloat16"
 
 
 EVIDENCE = sorted(
@@ -156,4 +156,4 @@ def test_published_commands_compute_in_float32_on_every_processor(
         for more in ([], [w.partition(",")[0] for w in swept if w.startswith("dtype=")]):
             cfg = compose("config", [*single, f"model={model}", *more])
             cfg.eval.perplexity_file = __file__
-            assert parse(cfg, written=set()).dtype.compute_dtype == "float32"
+            assert parse_config(cfg, written=set()).dtype.compute_dtype == "float32"

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from qlora_repro.config.resolvers import steps
+from qlora_repro.config.resolvers import count_steps
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.store.run_id import key
+from qlora_repro.store.run_id import stage_digest
 
 
 def test_no_step_sees_rows_that_the_passes_do_not_have_but_the_last() -> None:
     for rows, epochs, batch in ((50_000, 1, 16), (50_001, 1, 16), (7, 3, 2), (10, 0.5, 4)):
-        made = steps(epochs, 0, rows, 0, batch)
+        made = count_steps(epochs, 0, rows, 0, batch)
         assert (made - 1) * batch < rows * epochs <= made * batch
-    assert steps(2, 0, 120, 20, 10) == steps(2, 0, 100, 0, 10)
+    assert count_steps(2, 0, 120, 20, 10) == count_steps(2, 0, 100, 0, 10)
 
 
 def test_passes_over_the_data_name_the_same_run_as_their_steps(
@@ -22,7 +22,7 @@ def test_passes_over_the_data_name_the_same_run_as_their_steps(
 ) -> None:
     passes = configured("train.epochs=2")
     assert passes.train.max_steps == 160  # 640 rows in batches of 8
-    assert key(passes, "train") == key(configured("train.max_steps=160"), "train")
+    assert stage_digest(passes, "train") == stage_digest(configured("train.max_steps=160"), "train")
 
 
 @pytest.mark.parametrize(

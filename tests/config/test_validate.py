@@ -9,9 +9,9 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from qlora_repro.config import validate
-from qlora_repro.config.schema import RunConfig
+from qlora_repro.config.messages import describe_unknown_setting
+from qlora_repro.config.schema import RunConfig, rebuild_config, setting_types
 from qlora_repro.errors import ConfigError
-from qlora_repro.quant.codebooks import CODEBOOKS
 
 Configured = Callable[..., RunConfig]
 
@@ -51,7 +51,7 @@ def test_a_checked_configuration_comes_back_from_json_as_it_was(
     words: tuple[str, ...], configured: Configured
 ) -> None:
     cfg = configured(*words)
-    assert validate.again(json.loads(json.dumps(asdict(cfg)))) == cfg
+    assert rebuild_config(json.loads(json.dumps(asdict(cfg)))) == cfg
 
 
 @pytest.mark.parametrize("dtype", ["int4", "fp4", "fp4_e2m1", "fp4_e3m0", "nf4", "af4"])
@@ -106,11 +106,6 @@ def test_micro_batch_follows_a_smaller_batch(configured: Configured) -> None:
         (["dtype.compute_dtype=half"], "dtype.compute_dtype is 'half', and must be one of"),
         (["model.tuned=3"], "model.tuned is 3, and must be a section"),
         (["results_dir=${nothing}"], "results_dir refers to a value that is not there"),
-        (["stages=[]"], r"stages is empty; write stages=\[train,eval\]"),
-        (
-            ["stages=[tain]"],
-            "stages has 'tain', and knows only plan, measure, train, eval, generate",
-        ),
         (["stages=[generate]"], "generate=none names no questions"),
         (["merge=true", "train=none"], "merge=true merges an adapter, and a run without training"),
         (["merge=true", "lora=none", "dtype=bf16"], "merges an adapter, and lora=none has none"),
@@ -150,22 +145,20 @@ def test_classes_of_a_glue_task_must_be_those_of_the_model(
 def test_the_nearest_setting_is_one_that_is_used_and_not_one_that_tunes_it(
     key: str, near: str | None
 ) -> None:
-    sentence = validate.unknown_key(key)
+    sentence = describe_unknown_setting(key, setting_types())
     assert sentence.startswith(f"there is no setting {key!r}; ")
     assert near is None or sentence.endswith(f"did you mean {near}?")
 
 
 def test_what_is_checked_by_name_is_there() -> None:
-    known = validate.keys()
-    assert {key for keys in validate.AT_LEAST.values() for key in keys} <= set(known)
-    assert set(validate.CHOICES) | set(validate.BELOW) <= set(known)
+    known = setting_types()
+    assert {*" ".join(validate.MINIMUM.values()).split()} <= set(known)
+    assert set(validate.CHOICES) | set(validate.UPPER_BOUND) <= set(known)
     assert set(validate.CHOICES["train.optim"]) <= {
         *(option.value for option in OptimizerNames),
         "adamw_8bit",
     }
     assert set(validate.CHOICES["train.schedule"]) <= {option.value for option in SchedulerType}
-    of_constants = {"dynamic8"}
-    assert set(CODEBOOKS) - of_constants <= set(validate.CHOICES["dtype.name"])
 
 
 @pytest.mark.parametrize("section", ["data", "eval", "generate"])

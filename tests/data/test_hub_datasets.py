@@ -6,25 +6,14 @@ import pytest
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.utils import httpx
-from omegaconf import OmegaConf
+from shipped_data import data_config as config
 
-from qlora_repro.config.schema import DataConfig
 from qlora_repro.data import hub_datasets
-from qlora_repro.data.datasets import examples
+from qlora_repro.data.datasets import load_examples
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
 Hub = dict[str | None, list[dict[str, Any]]]
-
-
-def config(name: str, **changes: Any) -> DataConfig:
-    """Return the shipped section of this name, changed."""
-    schema = OmegaConf.structured(DataConfig)
-    merged = OmegaConf.merge(schema, OmegaConf.load(CONF / f"{name}.yaml"), changes)
-    found = OmegaConf.to_object(merged)
-    assert isinstance(found, DataConfig)
-    return found
 
 
 @pytest.fixture
@@ -50,7 +39,7 @@ def alpaca_rows(count: int) -> list[dict[str, str]]:
 
 def test_the_hub_is_asked_for_the_revision_the_files_and_the_split(hub: Any) -> None:
     asked = hub({None: [{"text": "<human>: a\n<bot>: b", "metadata": {"source": "x"}}]})
-    examples(config("chip2", revision="abc"), split="train[:1%]")
+    load_examples(config("chip2", revision="abc"), split="train[:1%]")
     assert asked == [
         {
             "path": "laion/OIG",
@@ -64,22 +53,22 @@ def test_the_hub_is_asked_for_the_revision_the_files_and_the_split(hub: Any) -> 
 
 def test_a_subsample_is_in_order_without_repeats_and_follows_the_seed(hub: Any) -> None:
     hub({None: alpaca_rows(40)})
-    everything = examples(config("alpaca"))
-    some = examples(config("alpaca", rows=10))
+    everything = load_examples(config("alpaca"))
+    some = load_examples(config("alpaca", rows=10))
     assert len(some) == 10
     assert some == [row for row in everything if row in some]
     assert some != everything[:10]
-    assert some == examples(config("alpaca", rows=10))
-    assert some != examples(config("alpaca", rows=10, seed=1))
-    assert examples(config("alpaca", rows=99)) == everything
+    assert some == load_examples(config("alpaca", rows=10))
+    assert some != load_examples(config("alpaca", rows=10, seed=1))
+    assert load_examples(config("alpaca", rows=99)) == everything
 
 
 def test_rows_count_examples_where_a_row_holds_many(hub: Any) -> None:
     instance = {"instruction_with_input": "Q", "input": "", "constraints": "None.", "output": "A"}
     row = {"instruction": "Q", "instances": [instance] * 3, "reformulations": []}
     hub({None: [row] * 4})
-    assert len(examples(config("unnatural"))) == 12
-    assert len(examples(config("unnatural", rows=5))) == 5
+    assert len(load_examples(config("unnatural"))) == 12
+    assert len(load_examples(config("unnatural", rows=5))) == 5
 
 
 def test_glue_takes_each_task_from_its_own_subset(hub: Any) -> None:
@@ -89,14 +78,14 @@ def test_glue_takes_each_task_from_its_own_subset(hub: Any) -> None:
             "mnli": [{"premise": "A.", "hypothesis": "B.", "label": 2, "idx": 0}],
         }
     )
-    rows = examples(config("glue", tasks=["sst2", "mnli"]), split="validation")
+    rows = load_examples(config("glue", tasks=["sst2", "mnli"]), split="validation")
     assert [(row.task, row.target) for row in rows] == [("sst2", "1"), ("mnli", "2")]
     assert [call["split"] for call in asked] == ["validation", "validation_matched"]
-    assert examples(config("glue", tasks=None, config_name="sst2")) == rows[:1]
+    assert load_examples(config("glue", tasks=None, config_name="sst2")) == rows[:1]
     with pytest.raises(DataError, match="no GLUE task 'sst-2'; the nearest of 9 is 'sst2'"):
-        examples(config("glue", tasks=["sst-2"]))
+        load_examples(config("glue", tasks=["sst-2"]))
     with pytest.raises(DataError, match="contradict"):
-        examples(config("glue", tasks=["sst2"], config_name="mnli"))
+        load_examples(config("glue", tasks=["sst2"], config_name="mnli"))
 
 
 def test_tasks_of_super_natural_instructions_are_chosen_before_rows_are_drawn(hub: Any) -> None:
@@ -112,11 +101,11 @@ def test_tasks_of_super_natural_instructions_are_chosen_before_rows_are_drawn(hu
     ]
     hub({None: rows})
     uniform: dict[str, Any] = {"rows_per_task": None, "examples": 0}
-    found = examples(config("super_ni", tasks=["task1_x", "task3_x"], rows=15, **uniform))
+    found = load_examples(config("super_ni", tasks=["task1_x", "task3_x"], rows=15, **uniform))
     assert len(found) == 15
     assert {row.task for row in found} == {"task1_x", "task3_x"}
     with pytest.raises(DataError, match="no super_ni task 'task9_x'; the nearest of 4"):
-        examples(config("super_ni", tasks=["task9_x"]))
+        load_examples(config("super_ni", tasks=["task9_x"]))
 
 
 def instances(sizes: dict[str, int], *, answers: int = 1) -> list[dict[str, str]]:
@@ -138,11 +127,11 @@ def instances(sizes: dict[str, int], *, answers: int = 1) -> list[dict[str, str]
 def test_super_natural_instructions_are_drawn_as_tk_instruct_draws_them(hub: Any) -> None:
     hub({None: instances({"task1": 300, "task2": 150, "task3": 20}, answers=2)})
     cfg = config("super_ni")
-    rows = examples(cfg)
+    rows = load_examples(cfg)
     counts = {task: [row.task for row in rows].count(task) for task in ("task1", "task2", "task3")}
     assert counts == {"task1": 100, "task2": 100, "task3": 18}  # two of the 20 are shown
-    assert rows == examples(cfg)
-    assert rows != examples(config("super_ni", seed=1))
+    assert rows == load_examples(cfg)
+    assert rows != load_examples(config("super_ni", seed=1))
     asked = [row.source.rpartition("Input: ")[2].removesuffix("\nAnswer:") for row in rows]
     assert len(set(asked)) == len(rows)  # an instance is drawn once, whatever its answers
     for row in rows:
@@ -158,7 +147,7 @@ def test_super_natural_instructions_are_drawn_as_tk_instruct_draws_them(hub: Any
 
 def test_a_task_of_one_instance_learns_it_and_shows_none(hub: Any) -> None:
     hub({None: instances({"task1": 1})})
-    (row,) = examples(config("super_ni"))
+    (row,) = load_examples(config("super_ni"))
     assert row.shorter == ()
     assert row.source == "Do task1.\n\ntask1 input 0\nAnswer:"
 
@@ -169,7 +158,7 @@ def test_flan_v2_is_mixed_from_its_parts_at_their_shares(monkeypatch: pytest.Mon
         return Dataset.from_list([columns | {"inputs": f"Q{number}"} for number in range(600)])
 
     monkeypatch.setattr(hub_datasets, "load_dataset", load)
-    found = [row.task for row in examples(config("flan_v2", rows=1000))]
+    found = [row.task for row in load_examples(config("flan_v2", rows=1000))]
     sets = {
         f"DataProvenanceInitiative/{name}_submix_original": count
         for name, count in (
@@ -186,7 +175,7 @@ def test_flan_v2_is_mixed_from_its_parts_at_their_shares(monkeypatch: pytest.Mon
 
 def test_one_set_takes_the_place_of_the_mix(hub: Any) -> None:
     asked = hub({None: [{"inputs": "Q", "targets": "A", "_task_name": "cola"}]})
-    assert examples(config("flan_v2", path="owner/other", mix=None)) == [
+    assert load_examples(config("flan_v2", path="owner/other", mix=None)) == [
         Example(source="Q", target="A", task="cola")
     ]
     assert asked[0]["path"] == "owner/other"
@@ -200,7 +189,7 @@ def test_a_part_of_a_mix_that_cannot_be_reached_is_named_with_its_folder(
 
     monkeypatch.setattr(hub_datasets, "load_dataset", fail)
     with pytest.raises(DataError) as caught:
-        examples(config("flan_v2"))
+        load_examples(config("flan_v2"))
     message = str(caught.value)
     assert "`hf download DataProvenanceInitiative/flan2021_submix_original " in message
     assert "--local-dir DIR/flan2021_submix_original`, then set data.path=DIR" in message
@@ -225,13 +214,13 @@ def test_a_choice_of_rows_that_a_dataset_cannot_offer_is_refused(
     name: str, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
-        examples(config(name, **changes))
+        load_examples(config(name, **changes))
 
 
 def test_tasks_are_refused_where_a_dataset_has_none(hub: Any) -> None:
     hub({None: alpaca_rows(1)})
     with pytest.raises(DataError, match="data=alpaca has no tasks to choose from"):
-        examples(config("alpaca", tasks=["poems"]))
+        load_examples(config("alpaca", tasks=["poems"]))
 
 
 def test_a_missing_column_names_those_there_are(hub: Any) -> None:
@@ -241,14 +230,14 @@ def test_a_missing_column_names_those_there_are(hub: Any) -> None:
         match=r"yahma/alpaca-cleaned, row 1: there is no column 'input' among instruction, inputs, "
         r"output; the nearest is 'inputs'",
     ):
-        examples(config("alpaca"))
+        load_examples(config("alpaca"))
 
 
 def test_an_empty_dataset_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = Dataset.from_dict({"instruction": [], "input": [], "output": []})
     monkeypatch.setattr(hub_datasets, "load_dataset", lambda *_, **__: empty)
     with pytest.raises(DataError, match="data=alpaca has no rows in yahma/alpaca-cleaned"):
-        examples(config("alpaca"))
+        load_examples(config("alpaca"))
 
 
 def test_many_empty_targets_are_refused_with_the_first_row(hub: Any) -> None:
@@ -256,7 +245,7 @@ def test_many_empty_targets_are_refused_with_the_first_row(hub: Any) -> None:
     rows[6]["output"] = " "
     hub({None: rows})
     with pytest.raises(DataError, match=r"1 of 30 rows of .* empty target, the first in row 7"):
-        examples(config("alpaca"))
+        load_examples(config("alpaca"))
 
 
 def test_a_stray_empty_target_in_a_published_set_is_left_out_and_logged(
@@ -265,7 +254,7 @@ def test_a_stray_empty_target_in_a_published_set_is_left_out_and_logged(
     rows = alpaca_rows(200)
     rows[6]["output"] = ""
     hub({None: rows})
-    assert len(examples(config("alpaca"))) == 199
+    assert len(load_examples(config("alpaca"))) == 199
     assert "left out 1 rows with an empty target" in caplog.text
 
 
@@ -285,7 +274,7 @@ def test_an_unreachable_hub_says_what_was_asked_and_which_command_helps(
 
     monkeypatch.setattr(hub_datasets, "load_dataset", fail)
     with pytest.raises(DataError) as caught:
-        examples(config("alpaca", revision="abc"))
+        load_examples(config("alpaca", revision="abc"))
     message = str(caught.value)
     assert "yahma/alpaca-cleaned (revision abc) could not be reached" in message
     assert (
@@ -302,7 +291,7 @@ def test_an_unknown_split_or_subset_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(hub_datasets, "load_dataset", fail)
     with pytest.raises(DataError, match=r'data.split=dev: Unknown split "dev"') as caught:
-        examples(config("alpaca"), split="dev")
+        load_examples(config("alpaca"), split="dev")
     assert "more" not in str(caught.value)
 
 
@@ -313,5 +302,5 @@ def test_a_folder_that_was_downloaded_takes_the_hub_s_place(
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "unified_chip2.jsonl").write_text('{"text": "<human>: a\\n<bot>: b"}\n')
     (tmp_path / "set" / "unified_other.jsonl").write_text('{"text": "no marker"}\n')
-    rows = examples(config("chip2", path=str(tmp_path / "set")))
+    rows = load_examples(config("chip2", path=str(tmp_path / "set")))
     assert rows == [Example(source="a", target="b")]

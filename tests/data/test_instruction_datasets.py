@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from qlora_repro.data.hub_datasets import SOURCES
+from qlora_repro.config.registry import DATASETS, import_function
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
 
 def made(name: str, row: dict[str, Any], template: str = "none", subset: str = "") -> list[Example]:
     stored = Dataset.from_list([row])[0]  # as `datasets` hands it over
-    return list(SOURCES[name](stored, template, subset))
+    return list(import_function(str(DATASETS[name].convert))(stored, template, subset))
 
 
 def test_oasst1_learns_the_whole_conversation() -> None:

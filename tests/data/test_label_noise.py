@@ -4,16 +4,16 @@ from collections import Counter
 
 import pytest
 
-from qlora_repro.data.datasets import as_example, misanswered
-from qlora_repro.data.procedural import draw
+from qlora_repro.data.datasets import add_wrong_answers, question_to_example
+from qlora_repro.data.procedural import draw_questions
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
-ROWS = [as_example(question, "plain") for question in draw(None, 400, seed=0)]
+ROWS = [question_to_example(question, "plain") for question in draw_questions(None, 400, seed=0)]
 
 
 def changed(share: float, seed: int = 0) -> set[int]:
-    found = misanswered(ROWS, share=share, seed=seed)
+    found = add_wrong_answers(ROWS, share=share, seed=seed)
     assert [(row.source, row.task) for row in found] == [(row.source, row.task) for row in ROWS]
     return {i for i, (old, new) in enumerate(zip(ROWS, found, strict=True)) if old != new}
 
@@ -30,13 +30,13 @@ def test_a_larger_share_keeps_the_wrong_rows_of_a_smaller_one() -> None:
 
 def test_wrong_answers_are_those_of_other_rows_of_the_task() -> None:
     there = Counter((row.task, row.target) for row in ROWS)
-    given = misanswered(ROWS, share=1.0, seed=0)
+    given = add_wrong_answers(ROWS, share=1.0, seed=0)
     assert all((row.task, row.target) in there for row in given)
-    assert given == misanswered(ROWS, share=1.0, seed=0)
+    assert given == add_wrong_answers(ROWS, share=1.0, seed=0)
 
 
 def test_a_task_with_one_answer_has_no_wrong_one_to_give() -> None:
     rows = [Example(source=str(i), target=" yes", task="nods") for i in range(4)]
     with pytest.raises(DataError, match=r"every row of nods has the same; write data\.wrong=0"):
-        misanswered(rows, share=0.5, seed=0)
-    assert misanswered(rows, share=0.0, seed=0) == rows
+        add_wrong_answers(rows, share=0.5, seed=0)
+    assert add_wrong_answers(rows, share=0.0, seed=0) == rows

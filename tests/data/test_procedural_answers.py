@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from qlora_repro.data.procedural import TASKS, Question, draw
+from qlora_repro.data.procedural import TASKS, ProceduralQuestion, draw_questions
 
 N = 400
 WOMENS_NAMES = """
@@ -158,8 +158,8 @@ SOLVERS = {
 
 
 @pytest.fixture(scope="module")
-def drawn() -> dict[str, list[Question]]:
-    return {task: draw([task], N, seed=5) for task in TASKS}
+def drawn() -> dict[str, list[ProceduralQuestion]]:
+    return {task: draw_questions([task], N, seed=5) for task in TASKS}
 
 
 def test_every_task_has_a_solver() -> None:
@@ -168,7 +168,7 @@ def test_every_task_has_a_solver() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_answer_is_what_an_independent_solver_finds(
-    task: str, drawn: dict[str, list[Question]]
+    task: str, drawn: dict[str, list[ProceduralQuestion]]
 ) -> None:
     wrong = [q for q in drawn[task] if SOLVERS[task](q.question) != q.answer]
     assert not wrong
@@ -176,7 +176,7 @@ def test_the_answer_is_what_an_independent_solver_finds(
 
 @pytest.mark.parametrize("task", TASKS)
 def test_choices_are_distinct_and_hold_the_answer_once(
-    task: str, drawn: dict[str, list[Question]]
+    task: str, drawn: dict[str, list[ProceduralQuestion]]
 ) -> None:
     for q in drawn[task]:
         assert q.task == task
@@ -186,7 +186,9 @@ def test_choices_are_distinct_and_hold_the_answer_once(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_place_of_the_answer_says_nothing(task: str, drawn: dict[str, list[Question]]) -> None:
+def test_the_place_of_the_answer_says_nothing(
+    task: str, drawn: dict[str, list[ProceduralQuestion]]
+) -> None:
     size = 2 if task == "syllogism" else 4
     places = Counter(q.choices.index(q.answer) for q in drawn[task])
     assert max(places.values()) / N < 1 / size + 0.09
@@ -195,7 +197,7 @@ def test_the_place_of_the_answer_says_nothing(task: str, drawn: dict[str, list[Q
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_rank_of_a_number_among_the_choices_says_nothing(
-    task: str, drawn: dict[str, list[Question]]
+    task: str, drawn: dict[str, list[ProceduralQuestion]]
 ) -> None:
     numeric = [q for q in drawn[task] if all(choice.isdigit() for choice in q.choices)]
     ranks = Counter(sorted(map(int, q.choices)).index(int(q.answer)) for q in numeric)
@@ -208,13 +210,15 @@ CEILINGS = {"syllogism": 0.6, "letter_counting": 0.33, "letter_position": 0.25}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_commonest_answer_is_rarely_right(task: str, drawn: dict[str, list[Question]]) -> None:
+def test_the_commonest_answer_is_rarely_right(
+    task: str, drawn: dict[str, list[ProceduralQuestion]]
+) -> None:
     share = Counter(q.answer for q in drawn[task]).most_common(1)[0][1] / N
     assert share < CEILINGS.get(task, 0.18)
 
 
 def test_neither_the_mood_nor_the_wording_of_a_syllogism_gives_its_answer(
-    drawn: dict[str, list[Question]],
+    drawn: dict[str, list[ProceduralQuestion]],
 ) -> None:
     groups: dict[str, Counter[str]] = {}
     for q in drawn["syllogism"]:
@@ -226,7 +230,7 @@ def test_neither_the_mood_nor_the_wording_of_a_syllogism_gives_its_answer(
 
 @pytest.mark.parametrize("task", TASKS)
 def test_questions_are_short_and_answers_one_word(
-    task: str, drawn: dict[str, list[Question]]
+    task: str, drawn: dict[str, list[ProceduralQuestion]]
 ) -> None:
     lengths = [len(q.question.split()) for q in drawn[task]]
     assert min(lengths) >= 12
@@ -234,6 +238,6 @@ def test_questions_are_short_and_answers_one_word(
     assert all(re.fullmatch(r"\w+", q.answer) for q in drawn[task])
 
 
-def test_lengths_are_ragged(drawn: dict[str, list[Question]]) -> None:
+def test_lengths_are_ragged(drawn: dict[str, list[ProceduralQuestion]]) -> None:
     means = [sum(len(q.question) for q in qs) / N for qs in drawn.values()]
     assert max(means) > 2 * min(means)

@@ -4,22 +4,31 @@ from pathlib import Path
 import pytest
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.data.procedural import draw, side
-from qlora_repro.data.questions import benchmark, drawn, questions, read_questions
+from qlora_repro.data.procedural import draw_questions, split_of
+from qlora_repro.data.questions import (
+    benchmark_name,
+    draw_procedural_questions,
+    load_questions,
+    read_questions,
+)
 from qlora_repro.errors import ConfigError
 
 Configured = Callable[..., RunConfig]
 
 
 def test_procedural_questions_are_held_out_and_carry_their_answers() -> None:
-    found = drawn(40, seed=2)
-    known = {q.question: q.answer for q in draw(None, 40, seed=2, only="test")}
+    found = draw_procedural_questions(40, seed=2)
+    known = {q.question: q.answer for q in draw_questions(None, 40, seed=2, split="test")}
     assert {q.text: q.reference for q in found} == known
-    assert {side(q.text) for q in found} == {"test"}
+    assert {split_of(q.text) for q in found} == {"test"}
 
 
 def test_a_longer_list_begins_with_a_shorter_one_and_ids_tell_texts_apart() -> None:
-    short, long, other = drawn(10, seed=2), drawn(200, seed=2), drawn(200, seed=3)
+    short, long, other = (
+        draw_procedural_questions(10, seed=2),
+        draw_procedural_questions(200, seed=2),
+        draw_procedural_questions(200, seed=3),
+    )
     assert long[:10] == short
     texts = {q.question_id: q.text for q in long} | {q.question_id: q.text for q in other}
     assert len(texts) == len({q.text for q in [*long, *other]})
@@ -28,7 +37,7 @@ def test_a_longer_list_begins_with_a_shorter_one_and_ids_tell_texts_apart() -> N
 def test_procedural_questions_need_a_number(configured: Configured) -> None:
     cfg = configured("generate=procedural", "generate.limit=null")
     with pytest.raises(ConfigError, match=r"generate=procedural needs a number of questions"):
-        questions(cfg.generate)
+        load_questions(cfg.generate)
 
 
 def test_a_file_gives_what_a_judge_may_want(configured: Configured, tmp_path: Path) -> None:
@@ -42,6 +51,6 @@ def test_a_file_gives_what_a_judge_may_want(configured: Configured, tmp_path: Pa
     assert (second.category, second.lang, second.reference) == ("", "", "")
     given = ["generate.limit=1", f"generate.questions={path}"]
     cfg = configured("generate=local", *given).generate
-    assert questions(cfg) == [first]
-    assert benchmark(cfg) == "mine"
-    assert benchmark(configured("generate=vicuna", *given).generate) == "vicuna"
+    assert load_questions(cfg) == [first]
+    assert benchmark_name(cfg) == "mine"
+    assert benchmark_name(configured("generate=vicuna", *given).generate) == "vicuna"

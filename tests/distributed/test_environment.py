@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
+from qlora_repro.cli import processes
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.distributed import coordinator, environment, process_group
-from qlora_repro.distributed.process_group import Together
+from qlora_repro.distributed import environment, process_group
+from qlora_repro.distributed.process_group import ProcessGroup
 from qlora_repro.errors import ConfigError
 from qlora_repro.model.device import resolve_device
-from qlora_repro.store.run_id import key
+from qlora_repro.store.run_id import stage_digest
 
 Configured = Callable[..., RunConfig]
 
@@ -34,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 def test_a_process_that_was_started_alone_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "8")  # left over in a shell: nobody numbered this process
-    assert (environment.rank(), environment.processes(), environment.rank_here()) == (0, 1, 0)
+    assert (environment.rank(), environment.world_size(), environment.local_rank()) == (0, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +87,10 @@ def test_a_cell_is_named_alike_however_many_processes_train_it_and_however_it_li
     configured: Configured, started: Callable[[int, int], None]
 ) -> None:
     words = ("model=tiny", "train.micro_batch_size=1")
-    alone = key(configured(*words), "train")
+    alone = stage_digest(configured(*words), "train")
     started(1, 4)
-    assert key(configured(*words), "train") == alone
-    assert key(configured(*words, "train=fsdp"), "train") == alone
+    assert stage_digest(configured(*words), "train") == alone
+    assert stage_digest(configured(*words, "train=fsdp"), "train") == alone
 
 
 def test_each_process_takes_the_gpu_of_its_number(
@@ -108,9 +109,9 @@ def test_torchruns_signal_after_a_failure_does_not_cut_rank_0_short(
     started: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started(0, 2)
-    meeting = Together(HashStore())
-    monkeypatch.setattr(process_group, "together", lambda: meeting)
+    meeting = ProcessGroup(HashStore())
+    monkeypatch.setattr(process_group, "process_group", lambda: meeting)
     with pytest.raises(KeyboardInterrupt):  # while all is well it is an interruption
-        coordinator._ended(signal.SIGTERM, None)
+        processes._interrupt(signal.SIGTERM, None)
     meeting.store.set("failed", json.dumps([0, "the loss is nan"]))  # this rank was the first
-    coordinator._ended(signal.SIGTERM, None)
+    processes._interrupt(signal.SIGTERM, None)

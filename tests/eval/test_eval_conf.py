@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from qlora_repro.config.schema import EvalConfig, GenerateConfig
-from qlora_repro.eval import procedural_tasks, task_registry
+from qlora_repro.eval import lm_eval, procedural_tasks
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {  # what a user must write
@@ -68,10 +68,10 @@ def test_every_task_that_we_ship_a_name_of_is_one_of_lm_evals() -> None:
         for task in composed("eval", option)["tasks"]
     }
     folders = ("mmlu/default", "winogrande", "hellaswag", "piqa", "arc", "crows_pairs", "glue")
-    manager = task_registry.TaskManager(
-        include_defaults=False, include_path=[task_registry.BUILT_IN / folder for folder in folders]
+    manager = lm_eval.TaskManager(
+        include_defaults=False, include_path=[lm_eval.BUILT_IN_TASKS / folder for folder in folders]
     )
-    known = named - set(procedural_tasks.DOCS)
+    known = named - set(procedural_tasks.DOCUMENTS)
     assert known >= {"mmlu", "winogrande", "cola", "crows_pairs_english"}
-    assert all(task_registry.complete(name, manager) for name in known)
-    assert task_registry.sources("mmlu", manager) == {"cais/mmlu"}
+    assert all(lm_eval.is_complete(name, manager) for name in known)
+    assert lm_eval.task_datasets("mmlu", manager) == {"cais/mmlu"}

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qlora_repro.errors import RunError
 from qlora_repro.eval.language_models import DistributedLM, SharedContextLM
-from qlora_repro.model.state_guard import quiet
+from qlora_repro.model.library_logging import silence_lm_eval
 
 TEXTS = ["Short?", "A longer question, is it not?", "Middling one?", "And the last of them?", "Or?"]
 ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
@@ -46,7 +46,7 @@ def test_two_parts_have_the_answers_of_the_whole(
     live = {"pretrained": random_llama, "tokenizer": byte_tokenizer, "backend": "causal"}
     lm = wrapper(batch_size=2, **live)
     lm.distribute = in_two
-    with quiet(), torch.no_grad():
+    with silence_lm_eval(), torch.no_grad():
         expected = getattr(HFLM(batch_size=2, **live), kind)(requests(kind))
         answers = getattr(lm, kind)(requests(kind))
     if kind == "loglikelihood":
@@ -67,5 +67,9 @@ def test_processes_that_drew_different_questions_are_refused(
         return list(compute(pieces[::-1]))
 
     lm.distribute = out_of_order
-    with quiet(), torch.no_grad(), pytest.raises(RunError, match="drew different questions"):
+    with (
+        silence_lm_eval(),
+        torch.no_grad(),
+        pytest.raises(RunError, match="drew different questions"),
+    ):
         lm.loglikelihood(requests("loglikelihood"))

@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerFast
 
 from qlora_repro.eval.language_models import SharedContextLM
-from qlora_repro.model.state_guard import quiet
+from qlora_repro.model.library_logging import silence_lm_eval
 
 SMALL: dict[str, Any] = {"vocab_size": 258, "hidden_size": 32, "num_attention_heads": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,7 +46,7 @@ def test_likelihoods_equal_those_of_hflm(
         for k, pair in enumerate(pairs)
     ]
     wrapped = {"pretrained": model, "tokenizer": byte_tokenizer, "backend": "causal"}
-    with quiet(), torch.no_grad():
+    with silence_lm_eval(), torch.no_grad():
         expected = HFLM(batch_size=1, **wrapped).loglikelihood(requests)
         found = SharedContextLM(batch_size=2, **wrapped).loglikelihood(requests)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]

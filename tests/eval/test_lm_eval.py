@@ -36,11 +36,15 @@ def riddles(monkeypatch: pytest.MonkeyPatch) -> list[Riddle]:
         Riddle("letters", f"How many a in {'a' * k}b?", str(k), [str(k), "7", "12"])
         for k in (1, 2, 3)
     ] + [Riddle("days", f"{k} days on?", "Monday", ["Monday", "Tuesday"]) for k in (1, 2, 3)]
-    monkeypatch.setattr(procedural_tasks, "held_out", lambda tasks, *, per_task, seed: list(rows))
     monkeypatch.setattr(
-        procedural_tasks.prompts, "render", lambda template, text: f"{text}\nAnswer:"
+        procedural_tasks, "held_out_questions", lambda tasks, *, per_task, seed: list(rows)
     )
-    monkeypatch.setattr(procedural_tasks.prompts, "target", lambda template, answer: f" {answer}")
+    monkeypatch.setattr(
+        procedural_tasks.templates, "render_prompt", lambda template, text: f"{text}\nAnswer:"
+    )
+    monkeypatch.setattr(
+        procedural_tasks.templates, "render_target", lambda template, answer: f" {answer}"
+    )
     return rows
 
 
@@ -48,7 +52,9 @@ def riddles(monkeypatch: pytest.MonkeyPatch) -> list[Riddle]:
 def test_procedural_scores_equal_a_count_over_the_answers(
     random_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, eval_config: Make
 ) -> None:
-    metrics, answers = harness.evaluate(random_llama, byte_tokenizer, eval_config(), run_id="r")
+    metrics, answers = harness.evaluate_tasks(
+        random_llama, byte_tokenizer, eval_config(), run_id="r"
+    )
     table = {(metric.task, metric.name): metric for metric in metrics}
     assert {task for task, _ in table} == {
         *("procedural_mc", "procedural_mc/letters", "procedural_mc/days"),
@@ -70,7 +76,7 @@ def test_the_chosen_answer_is_the_likeliest_by_direct_computation(
     eval_config: Make,
     riddles: list[Riddle],
 ) -> None:
-    _, answers = harness.evaluate(
+    _, answers = harness.evaluate_tasks(
         random_llama, byte_tokenizer, eval_config(tasks=["procedural_mc"]), run_id="r"
     )
 
@@ -93,7 +99,7 @@ def test_answers_carry_the_hash_lm_eval_gives_the_document(
     riddles: list[Riddle],
 ) -> None:
     config = eval_config(tasks=["procedural_exact"])
-    _, answers = harness.evaluate(random_llama, byte_tokenizer, config, run_id="r")
+    _, answers = harness.evaluate_tasks(random_llama, byte_tokenizer, config, run_id="r")
     documents = [procedural_tasks.exact_doc(riddle, template="plain") for riddle in riddles]
     hashes = [hash_string(json.dumps(doc, indent=2, ensure_ascii=False)) for doc in documents]
     assert [answer.doc_hash for answer in answers] == hashes
@@ -127,7 +133,7 @@ def test_an_eval_leaves_everything_as_it_found_it(
 
     before, rng = state(), torch.get_rng_state()
     gradients = [None if w.grad is None else w.grad.clone() for w in model.parameters()]
-    harness.evaluate(model, tokenizer, eval_config(), run_id="r")
+    harness.evaluate_tasks(model, tokenizer, eval_config(), run_id="r")
     assert state() == before
     assert torch.equal(torch.get_rng_state(), rng)
     for weight, gradient in zip(model.parameters(), gradients, strict=True):
@@ -140,7 +146,7 @@ def test_state_comes_back_when_the_eval_fails(
     random_llama.train()
     rng = torch.get_rng_state()
     with pytest.raises(ConfigError, match=r"eval.n is None"):
-        harness.evaluate(random_llama, byte_tokenizer, eval_config(n=None), run_id="r")
+        harness.evaluate_tasks(random_llama, byte_tokenizer, eval_config(n=None), run_id="r")
     assert random_llama.training
     assert torch.equal(torch.get_rng_state(), rng)
 
@@ -153,7 +159,7 @@ def test_nothing_is_drawn_and_progress_is_reported(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     seen: list[tuple[int, int]] = []
-    harness.evaluate(
+    harness.evaluate_tasks(
         random_llama,
         byte_tokenizer,
         eval_config(),
@@ -177,4 +183,4 @@ def test_the_response_cache_is_never_used(
 
     monkeypatch.setattr(lm_eval.api.model.CachingLM, "__init__", refuse)
     monkeypatch.setattr(lm_eval.api.model.CacheHook, "add_partial", lambda *args: None)
-    harness.evaluate(random_llama, byte_tokenizer, eval_config(), run_id="r")
+    harness.evaluate_tasks(random_llama, byte_tokenizer, eval_config(), run_id="r")

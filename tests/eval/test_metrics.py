@@ -22,7 +22,7 @@ def sample(number: int, value: Any, *, kind: str = "none") -> dict[str, Any]:
 
 def test_filters_join_the_name_so_that_no_two_scores_share_one() -> None:
     rows = [sample(0, 1.0, kind="strict"), sample(0, 0.0, kind="loose")]
-    assert [answer.name for answer in metrics.answers(rows, run_id="r", task="t")] == [
+    assert [answer.name for answer in metrics.answer_records(rows, run_id="r", task="t")] == [
         "acc,strict",
         "acc,loose",
     ]
@@ -31,7 +31,7 @@ def test_filters_join_the_name_so_that_no_two_scores_share_one() -> None:
 @pytest.mark.parametrize("missing", [None, math.nan, "unread"])
 def test_a_missing_score_is_none_in_the_answer_and_left_out_of_the_mean(missing: Any) -> None:
     rows = [sample(0, 1.0), sample(1, missing), sample(2, 0.0)]
-    assert [answer.value for answer in metrics.answers(rows, run_id="r", task="t")] == [
+    assert [answer.value for answer in metrics.answer_records(rows, run_id="r", task="t")] == [
         1.0,
         None,
         0.0,
@@ -61,7 +61,7 @@ def test_a_score_that_is_no_mean_gets_its_own_aggregate_and_a_resampled_error() 
     (metric,) = metrics.task_metrics(rows, aggregation={"acc": f1}, run_id="r", task="t")
     assert metric.value == f1(pairs)
     assert metric.stderr == pytest.approx(0.07, abs=0.03)
-    assert list(metrics.answers(rows, run_id="r", task="t")) == []
+    assert list(metrics.answer_records(rows, run_id="r", task="t")) == []
 
 
 def test_group_errors_are_those_of_weighted_sums() -> None:

@@ -7,7 +7,7 @@ from preset_cells import axes, cells, one, thinned
 
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.store.run_id import key
+from qlora_repro.store.run_id import stage_digest
 
 MODELS = ["llama_7b", "llama_13b", "llama_33b", "llama_65b"]
 OTHERS = ["alpaca", "flan_v2", "self_instruct", "unnatural", "chip2"]
@@ -34,7 +34,7 @@ def table9() -> list[RunConfig]:
 
 
 def ids(found: list[RunConfig]) -> set[str]:
-    return {key(cfg, "train") for cfg in found}
+    return {stage_digest(cfg, "train") for cfg in found}
 
 
 def test_table_9_is_what_the_paper_prints(table9: list[RunConfig]) -> None:
@@ -106,23 +106,25 @@ def test_tables_1_12_and_13_are_views_of_table_7_and_that_of_table_9(
     table7 = [cfg for _, cfg in cells("table7_elo", "paper")]
     assert len(ids(table7)) == 4
     assert ids(table7) <= ids(table9)
-    judged = {key(cfg, "judge") for cfg in table7}
+    judged = {stage_digest(cfg, "judge") for cfg in table7}
     for view in ("table1_elo", "table12_pairwise", "table13_order"):
         found = [cfg for _, cfg in cells(view, "paper")]
         assert {cfg.generate.name for cfg in found} == {"vicuna"}
         assert ids(found) == ids(table7)
-        assert {key(cfg, "judge") for cfg in found} <= judged
+        assert {stage_digest(cfg, "judge") for cfg in found} <= judged
 
 
 def test_table_8_scores_the_guanaco_65b_of_table_7() -> None:
     bias = one("table8_crows_bias", "model=llama_65b")
-    assert key(bias, "train") == key(one("table7_elo", "model=llama_65b"), "train")
+    assert stage_digest(bias, "train") == stage_digest(
+        one("table7_elo", "model=llama_65b"), "train"
+    )
 
 
 def test_table_4_shares_its_nf4_runs_with_table_5(table9: list[RunConfig]) -> None:
     found: dict[str, set[str]] = defaultdict(set)
     for cell, cfg in cells("table4_mmlu_by_dtype", "paper"):
-        found[cell["method"]].add(key(cfg, "train"))
+        found[cell["method"]].add(stage_digest(cfg, "train"))
         assert cfg.eval.num_fewshot == 5
     assert [len(runs) for runs in found.values()] == [8, 8, 8]
     assert found["qlora_nf4_dq"] <= ids(table9)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qlora_repro.eval import task_registry
+from qlora_repro.eval import lm_eval
 
 TASKS = Path(__file__).resolve().parents[2] / "experiments" / "tasks"
 SAME = ("output_type", "doc_to_text", "doc_to_choice", "doc_to_target", "validation_split")
@@ -29,7 +29,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("working_folder")
 def test_piqa_is_read_whole_and_hellaswag_from_both_ends() -> None:
-    manager = task_registry.find(["piqa_file", "hellaswag_file"], include_path=str(TASKS))
+    manager = lm_eval.index_tasks(["piqa_file", "hellaswag_file"], include_path=str(TASKS))
     tasks = manager.load(["piqa_file", "hellaswag_file"])["tasks"]
     piqa = list(tasks["piqa_file"].validation_docs())
     swag = list(tasks["hellaswag_file"].validation_docs())
@@ -42,7 +42,7 @@ def test_piqa_is_read_whole_and_hellaswag_from_both_ends() -> None:
 
 @pytest.mark.parametrize("name", ["piqa", "hellaswag"])
 def test_questions_are_put_as_lm_eval_puts_them(name: str) -> None:
-    theirs = (task_registry.BUILT_IN / name / f"{name}.yaml").read_text().replace("!function ", "")
+    theirs = (lm_eval.BUILT_IN_TASKS / name / f"{name}.yaml").read_text().replace("!function ", "")
     built_in, ours = (
         yaml.safe_load(theirs),
         yaml.safe_load((TASKS / f"{name}_file.yaml").read_text()),

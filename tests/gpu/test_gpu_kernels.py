@@ -26,7 +26,7 @@ def test_losses_are_those_without_to_a_thousandth(
     norm, losses = modeling_llama.LlamaRMSNorm, {}
     for kernels in ("liger", "none"):
         folder = f"results_dir={tmp_path / kernels}"
-        done = pipeline.run(configured(*WORDS, f"train.kernels={kernels}", folder))
+        done = pipeline.run_stages(configured(*WORDS, f"train.kernels={kernels}", folder))
         assert done.training is not None
         assert done.training["numerics"]["kernels"] == kernels
         losses[kernels] = [step["loss"] for step in done.training["steps"]]

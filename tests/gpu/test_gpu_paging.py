@@ -16,9 +16,9 @@ from plain_training import TRAIN
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-from qlora_repro.data.collators import causal
-from qlora_repro.data.tokenization import Row
-from qlora_repro.train.trainer import Job, train
+from qlora_repro.data.collators import causal_collator
+from qlora_repro.data.tokenization import EncodedExample
+from qlora_repro.train.trainer import TrainingInputs, train_model
 
 # bitsandbytes pages a state of 100,000 values and more, which each matrix of these adapters has
 R, HIDDEN, INNER, BLOCKS = 512, 1024, 2048, 2
@@ -73,7 +73,9 @@ def weights(model: PeftModel) -> dict[str, Tensor]:
     return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def trained(optim: str, rows: list[Row], folder: Path, watch: list[Any]) -> Mapping[str, Tensor]:
+def trained(
+    optim: str, rows: list[EncodedExample], folder: Path, watch: list[Any]
+) -> Mapping[str, Tensor]:
     """Train a fresh adapter; return its weights."""
     cfg = replace(
         TRAIN,
@@ -85,20 +87,22 @@ def trained(optim: str, rows: list[Row], folder: Path, watch: list[Any]) -> Mapp
         save_steps=0,
     )
     model = adapted()
-    job = Job(
+    job = TrainingInputs(
         rows=rows,
-        collate=causal(2, trims_logits=True),
+        collate=causal_collator(2, trims_logits=True),
         compute_dtype="float32",
         seed=0,
         folder=folder,
-        watch=watch,
+        callbacks=watch,
     )
-    result = train(model, job, cfg=cfg)
+    result = train_model(model, job, cfg=cfg)
     assert len(result.steps) == STEPS
     return weights(model)
 
 
-def test_the_room_that_is_left_holds_gradients_and_saved_activations(rows: list[Row]) -> None:
+def test_the_room_that_is_left_holds_gradients_and_saved_activations(
+    rows: list[EncodedExample],
+) -> None:
     """On a CPU: what a step allocates is the same there, but for workspaces of CUDA's libraries."""
     model = adapted()
     longest = sorted(rows, key=lambda row: len(row.ids))[-MICRO_BATCH:]
@@ -126,7 +130,7 @@ def test_the_room_that_is_left_holds_gradients_and_saved_activations(rows: list[
 @pytest.mark.gpu
 @pytest.mark.oversubscribe
 def test_training_goes_on_with_its_states_evicted_and_gives_the_same_adapter(
-    rows: list[Row], tmp_path: Path
+    rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     start = weights(adapted())
     plain = trained("adamw_torch", rows, tmp_path / "plain", [])

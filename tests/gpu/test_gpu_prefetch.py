@@ -13,8 +13,9 @@ from test_gpu_paging import trained
 from torch import Tensor
 from transformers import TrainerCallback
 
-from qlora_repro.data.tokenization import Row
-from qlora_repro.train.paging import move_pages, paged_bytes
+from experiments.benchmarks.gpu_report.managed_memory import move_pages
+from qlora_repro.data.tokenization import EncodedExample
+from qlora_repro.train.paging import paged_bytes
 
 pytestmark = pytest.mark.gpu
 
@@ -35,7 +36,7 @@ def equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
 
 
 def test_states_that_leave_and_come_back_give_the_same_adapter(
-    rows: list[Row], tmp_path: Path
+    rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     stays = trained("paged_adamw_32bit", rows, tmp_path / "stays", [])
     away = SendAway()
@@ -47,7 +48,7 @@ def test_states_that_leave_and_come_back_give_the_same_adapter(
         assert (stays[name] - weight).norm() <= 0.02 * weight.norm(), name
 
 
-def test_pages_are_freed_at_the_end_of_a_run(rows: list[Row], tmp_path: Path) -> None:
+def test_pages_are_freed_at_the_end_of_a_run(rows: list[EncodedExample], tmp_path: Path) -> None:
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     for cell in ("one", "two"):

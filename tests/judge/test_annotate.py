@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qlora_repro.judge.annotate import main, page
+from qlora_repro.judge.annotate import build_page, main
 from qlora_repro.records import Match
 
 
@@ -37,13 +37,13 @@ def data(html: str) -> dict[str, Any]:
 
 def test_each_pair_is_shown_once_and_each_system_first_about_half_the_time() -> None:
     both = [match(k) for k in range(400)] + [match(k, first="b", second="a") for k in range(400)]
-    rows = data(page(both, benchmark="x", seed=0))["rows"]
+    rows = data(build_page(both, benchmark="x", seed=0))["rows"]
     assert sorted(int(row["question"]) for row in rows) == list(range(400))
     assert 160 < sum(row["first"] == "a" for row in rows) < 240  # 4 standard deviations
 
 
 def test_texts_stand_in_the_order_that_the_row_records() -> None:
-    found = data(page([match(k) for k in range(20)], benchmark="x", seed=1))
+    found = data(build_page([match(k) for k in range(20)], benchmark="x", seed=1))
     for row, (_, first, second) in zip(found["rows"], found["texts"], strict=True):
         assert first.startswith(f"{row['first']} says")
         assert second.startswith(f"{row['second']} says")
@@ -52,13 +52,13 @@ def test_texts_stand_in_the_order_that_the_row_records() -> None:
 
 def test_a_seed_gives_one_page_and_another_seed_another() -> None:
     rows = [match(k) for k in range(20)]
-    once, again, other = (page(rows, benchmark="x", seed=seed) for seed in (0, 0, 1))
+    once, again, other = (build_page(rows, benchmark="x", seed=seed) for seed in (0, 0, 1))
     assert once == again
     assert data(once)["key"] != data(other)["key"]
 
 
 def test_only_the_pages_own_script_and_style_are_allowed() -> None:
-    html = page([match(0)], benchmark="x", seed=0)
+    html = build_page([match(0)], benchmark="x", seed=0)
     policy = re.search(r'Policy" content="([^"]*)"', html)
     assert policy
     assert policy[1].startswith("default-src 'none'; ")

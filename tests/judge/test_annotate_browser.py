@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, Tab, chromium
 
-from qlora_repro.judge.annotate import COLUMNS, page
-from qlora_repro.judge.judgments import answer_id
+from qlora_repro.judge.annotate import COLUMNS, build_page
+from qlora_repro.judge.matches import hash_answer
 from qlora_repro.records import Match
 from qlora_repro.store.verdicts import read_verdicts
 
@@ -40,7 +40,7 @@ MATCHES = [match(number) for number in range(4)]
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "annotate.html"
-    path.write_text(page(MATCHES, benchmark="mine", seed=3), encoding="utf-8")
+    path.write_text(build_page(MATCHES, benchmark="mine", seed=3), encoding="utf-8")
     return path
 
 
@@ -108,7 +108,7 @@ def test_keys_vote_and_the_csv_says_what_was_shown_where(tab: Tab, file: Path) -
         shown, verdict = expected[row["question"]]
         assert row["verdict"] == verdict
         assert row["first"] == ("left, or not" if shown[0] == "L" else "right")
-        assert row["answer_first"] == answer_id(f"{shown} {ATTACK}")
+        assert row["answer_first"] == hash_answer(f"{shown} {ATTACK}")
 
 
 def test_votes_are_kept_when_the_page_is_closed_and_can_be_changed(tab: Tab, file: Path) -> None:

@@ -16,8 +16,8 @@ from qlora_repro.config.schema import DtypeConfig, ModelConfig, RecipeConfig, Tu
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.lora import adapter as lora
 from qlora_repro.model.load import load_base
-from qlora_repro.model.tiny import tiny_checkpoint
-from qlora_repro.quant.linear_layers import linear_layers
+from qlora_repro.model.tiny import make_tiny_checkpoint
+from qlora_repro.quant.linear_layers import find_linear_layers
 
 AUTO = {
     "causal": AutoModelForCausalLM,
@@ -43,20 +43,20 @@ def base(family: str, kind: str = "causal", dtype: str = "bf16", compute: str = 
         save_steps=2,
         micro_batch_size=4,
     )
-    path = str(tiny_checkpoint(family))
+    path = str(make_tiny_checkpoint(family))
     model = ModelConfig(
         "x", kind, path, None, "local", None, 2, "cpu", "auto", False, tuned, None, None
     )
     backend = "none" if dtype == "bf16" else "bnb"
     return load_base(
-        model, DtypeConfig(dtype, 64, compute, backend, "dynamic8"), dq=dtype == "nf4"
+        model, DtypeConfig(dtype, 64, compute, backend, "dynamic8", None), dq=dtype == "nf4"
     ).model
 
 
 def adapted(model: Any, target: str = "all", seed: int = 0, **changes: Any) -> PeftModel:
     values: dict[str, Any] = {"r": 4, "alpha": 16, "dropout": 0.0, "rslora": False}
-    found = lora.sites(model, target, layers=None)
-    return lora.attach(model, list(found), seed=seed, **(values | changes))
+    found = lora.find_lora_targets(model, target, layers=None)
+    return lora.attach_lora(model, list(found), seed=seed, **(values | changes))
 
 
 def step(model: Any) -> float:
@@ -78,9 +78,9 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "bloom", "gpt2"])
 def test_adapters_have_r_weights_for_each_input_and_output(family: str) -> None:
     model = base(family)
-    shapes = [model.get_submodule(n).weight.shape for n in linear_layers(model)]
+    shapes = [model.get_submodule(n).weight.shape for n in find_linear_layers(model)]
     peft = adapted(model)
-    counts = lora.trainable(peft)
+    counts = lora.count_trainable(peft)
     assert counts["total"] == counts["adapter"] == sum(4 * (a + b) for a, b in shapes)
     assert counts["dtypes"] == {"float32": counts["total"]}
 
@@ -89,11 +89,11 @@ def test_adapters_have_r_weights_for_each_input_and_output(family: str) -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "nf4"])
 def test_coverage_is_read_off_the_live_layers(family: str, kind: str, dtype: str) -> None:
     model = base(family, kind, dtype)
-    wanted = list(lora.sites(model, "ffn", layers=None).values())
-    assert lora.coverage(model) == {}
+    wanted = list(lora.find_lora_targets(model, "ffn", layers=None).values())
+    assert lora.count_adapted_roles(model) == {}
     peft = adapted(model, "ffn")
-    assert lora.coverage(peft) == {role: wanted.count(role) for role in set(wanted)}
-    holds = {type(m.base_layer) for m in lora.adapters(peft).values()}
+    assert lora.count_adapted_roles(peft) == {role: wanted.count(role) for role in set(wanted)}
+    holds = {type(m.base_layer) for m in lora.find_lora_layers(peft).values()}
     assert holds == {Linear4bit if dtype == "nf4" else torch.nn.Linear}
 
 
@@ -111,7 +111,7 @@ def test_adapter_loads_in_plain_peft_and_gives_the_same_logits(
         step(model)
         optimizer.step()
     model.eval().save_pretrained(tmp_path)
-    plain = AUTO[kind].from_pretrained(tiny_checkpoint(family))
+    plain = AUTO[kind].from_pretrained(make_tiny_checkpoint(family))
     with torch.no_grad():
         for weight in plain.parameters():
             weight.copy_(weight.bfloat16())
@@ -129,8 +129,8 @@ def test_classification_head_trains_in_float32_and_is_saved(compute: str, tmp_pa
     head = {n for n in gradients(model) if ".modules_to_save." in n}
     assert len(head) == 4
     assert all(grad.abs().sum() > 0 for n, grad in gradients(model).items() if n in head)
-    assert lora.trainable(model)["head"] == 128 * 128 + 128 + 2 * 128 + 2
-    assert set(lora.trainable(model)["dtypes"]) == {"float32"}
+    assert lora.count_trainable(model)["head"] == 128 * 128 + 128 + 2 * 128 + 2
+    assert set(lora.count_trainable(model)["dtypes"]) == {"float32"}
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert {n.split(".")[-2] for n in saved if "classifier" in n} == {"dense", "out_proj"}
@@ -161,7 +161,7 @@ def test_fresh_adapter_changes_nothing() -> None:
 @pytest.mark.parametrize(("rslora", "scale"), [(False, 16 / 4), (True, 16 / 4**0.5)])
 def test_scale_is_classic_or_rank_stabilised(rslora: bool, scale: float) -> None:
     model = adapted(base("llama"), rslora=rslora)
-    scales = {layer.scaling["default"] for layer in lora.adapters(model).values()}
+    scales = {layer.scaling["default"] for layer in lora.find_lora_layers(model).values()}
     assert scales == {scale}
 
 
@@ -197,18 +197,20 @@ def test_adapter_names_its_base_and_its_commit() -> None:
 
 
 def test_adapters_elsewhere_than_asked_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qlora_repro.lora.adapter.adapters", lambda model: {"some.other": None})
+    monkeypatch.setattr(
+        "qlora_repro.lora.adapter.find_lora_layers", lambda model: {"some.other": None}
+    )
     with pytest.raises(ModelError, match="did not adapt exactly the layers asked for"):
         adapted(base("llama"), "qv")
 
 
 def test_full_finetuning_trains_every_weight_in_float32() -> None:
-    model = lora.unfreeze(base("llama", compute="bfloat16"))
-    assert lora.trainable(model)["total"] == model.num_parameters()
-    assert lora.trainable(model)["dtypes"] == {"float32": model.num_parameters()}
+    model = lora.unfreeze_base(base("llama", compute="bfloat16"))
+    assert lora.count_trainable(model)["total"] == model.num_parameters()
+    assert lora.count_trainable(model)["dtypes"] == {"float32": model.num_parameters()}
 
 
 @pytest.mark.parametrize("dtype", ["nf4", "int8"])
 def test_quantized_base_is_not_unfrozen(dtype: str) -> None:
     with pytest.raises(ConfigError, match=r"lora=none trains every weight, and .* is quantized"):
-        lora.unfreeze(base("llama", dtype=dtype))
+        lora.unfreeze_base(base("llama", dtype=dtype))

@@ -9,9 +9,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qlora_repro.lora.fused import CastOnce, FusedForward, fuse
+from qlora_repro.lora.fused import CastAdaptersOnce, FusedForward, fuse_lora_layers
 from qlora_repro.quant.bitsandbytes import quantize_in_place
-from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.quant.linear_layers import find_quantizable_layers
 
 IDS = torch.arange(5, 29).reshape(2, 12)
 BASES = ("bnb", "plain")
@@ -25,7 +25,7 @@ def adapted(base: str, dtype: torch.dtype, *, adapters: torch.dtype, dropout: fl
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, pad_token_id=2)).to(dtype)
     if base == "bnb":
         how: dict[str, Any] = {"dtype": "nf4", "blocksize": 64, "dq": True}
-        quantize_in_place(model, quantizable(model), compute_dtype=dtype, **how)
+        quantize_in_place(model, find_quantizable_layers(model), compute_dtype=dtype, **how)
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=dropout, target_modules="all-linear")
     peft = get_peft_model(model, lora, autocast_adapter_dtype=False)
     for name, weight in peft.named_parameters():
@@ -53,7 +53,7 @@ def distance(one: Tensor, two: Tensor) -> float:
 def test_outputs_and_gradients_are_those_of_peft_up_to_rounding(base: str, dropout: float) -> None:
     plain = passes(adapted(base, torch.float32, adapters=torch.float32, dropout=dropout))
     model = adapted(base, torch.float32, adapters=torch.float32, dropout=dropout)
-    assert fuse(model) == 14
+    assert fuse_lora_layers(model) == 14
     fused = passes(model)
     ulp = torch.finfo(torch.float32).eps
     assert distance(fused[0], plain[0]) < 64 * ulp  # sums of up to 128 products, in four layers
@@ -66,7 +66,7 @@ def test_outputs_and_gradients_are_those_of_peft_up_to_rounding(base: str, dropo
 def test_adapters_of_32_bits_get_gradients_of_32_bits_from_passes_in_16(base: str) -> None:
     exact = passes(adapted(base, torch.float32, adapters=torch.float32))
     model = adapted(base, torch.bfloat16, adapters=torch.float32)
-    fuse(model)
+    fuse_lora_layers(model)
     _, gradients = passes(model)
     for name, gradient in gradients.items():
         assert gradient.dtype == torch.float32
@@ -76,7 +76,7 @@ def test_adapters_of_32_bits_get_gradients_of_32_bits_from_passes_in_16(base: st
 def test_a_layer_keeps_its_input_and_its_low_rank_product_alone() -> None:
     """Bytes that autograd saves in a layer, counted by its own hooks."""
     model = adapted("bnb", torch.float32, adapters=torch.float32)
-    fuse(model)
+    fuse_lora_layers(model)
     layer = model.base_model.model.model.layers[0].mlp.gate_proj
     saved: dict[int, int] = {}
 
@@ -98,7 +98,7 @@ def test_what_does_not_fit_goes_through_peft() -> None:
     with torch.no_grad():
         with model.disable_adapter():
             untuned = model(**ids).logits
-        fuse(model)
+        fuse_lora_layers(model)
         with model.disable_adapter():
             assert torch.equal(model(**ids).logits, untuned)
         tuned = model(**ids).logits
@@ -112,7 +112,7 @@ def test_what_does_not_fit_goes_through_peft() -> None:
 
 def test_fused_layers_leave_no_trace_when_adapters_come_off() -> None:
     model = adapted("bnb", torch.float32, adapters=torch.float32)
-    fuse(model)
+    fuse_lora_layers(model)
     base = model.unload()
     assert not any("forward" in vars(module) for module in base.modules())
     assert sum(isinstance(module, Linear4bit) for module in base.modules()) == 14
@@ -120,8 +120,8 @@ def test_fused_layers_leave_no_trace_when_adapters_come_off() -> None:
 
 def test_adapters_are_cast_once_a_step_and_anew_in_the_next() -> None:
     model = adapted("plain", torch.bfloat16, adapters=torch.float32)
-    fuse(model)
-    watch = CastOnce(model)
+    fuse_lora_layers(model)
+    watch = CastAdaptersOnce(model)
     forward = next(
         m.forward for m in model.modules() if isinstance(vars(m).get("forward"), FusedForward)
     )

@@ -12,29 +12,28 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.memory.activations import activations
-from qlora_repro.memory.checkpoint_architecture import of_model
-from qlora_repro.memory.settings import Setting, architecture, setting
-from qlora_repro.session import Live
+from qlora_repro.memory.activations import activation_memory
+from qlora_repro.memory.checkpoint_architecture import read_model_architecture
+from qlora_repro.memory.settings import Settings, read_architecture, read_settings
+from qlora_repro.session import ModelSession
 
 ROWS, LENGTH = 2, 96
 SLACK = 0.002  # token numbers and the like
-PLAIN = Setting(
+PLAIN = Settings(
     dtype="bf16",
     backend="none",
     blocksize=64,
     dq=False,
-    compute=4,
-    kept=4,
-    plain_loss=False,
+    compute_bytes=4,
+    base_bytes=4,
     fused=False,
     r=4,
-    full=False,
-    adapters=4,
+    full_finetuning=False,
+    adapter_bytes=4,
     optim="adamw_torch",
     rows=ROWS,
     length=LENGTH,
-    predicted=LENGTH,
+    loss_positions=LENGTH,
     checkpointing=False,
     accumulates=False,
     dropout=False,
@@ -76,10 +75,10 @@ def test_a_forward_pass_saves_what_was_counted(
     way: str, padded: bool, configured: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     cfg = configured("model=tiny", "lora.r=8", *WAYS[way])
-    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    asked = replace(setting(cfg), rows=ROWS, length=LENGTH, padded=padded)
-    counted = activations(sizes, asked, adapted, checkpointing=False).stored
-    saved = saved_bytes(Live(cfg, tmp_path).trainable().model.train(), padded=padded)
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    asked = replace(read_settings(cfg), rows=ROWS, length=LENGTH, padded=padded)
+    counted = activation_memory(sizes, asked, adapted, checkpointing=False).stored
+    saved = saved_bytes(ModelSession(cfg, tmp_path).trainable().model.train(), padded=padded)
     assert counted == pytest.approx(saved, rel=SLACK)
 
 
@@ -87,34 +86,34 @@ def test_checkpointing_keeps_an_input_a_block_and_computes_one_block_anew(
     configured: Callable[..., RunConfig],
 ) -> None:
     cfg = configured("model=llama_7b", "plan.length=512")
-    sizes, adapted = architecture(cfg.model, "all", layers=None)
-    one = replace(setting(cfg), padded=False)
-    found = activations(sizes, one, adapted, checkpointing=True)
+    sizes, adapted = read_architecture(cfg.model, "all", layers=None)
+    one = replace(read_settings(cfg), padded=False)
+    found = activation_memory(sizes, one, adapted, checkpointing=True)
     tokens, hidden, blocks = 512, 4096, 32
     tables = 2 * 2 * tokens * (hidden // 32)
     assert found.stored == tokens * (blocks * 2 * hidden + 4 * hidden + 4) + tables
-    whole = activations(sizes, one, adapted, checkpointing=False)
-    assert 8 < whole.most / found.most < 12
+    whole = activation_memory(sizes, one, adapted, checkpointing=False)
+    assert 8 < whole.peak / found.peak < 12
 
 
 def test_blocks_below_the_first_adapter_keep_nothing(configured: Callable[..., RunConfig]) -> None:
     cfg = configured("model=llama_7b", "lora.layers=[31]")
-    sizes, adapted = architecture(cfg.model, "all", layers=[31])
-    of_all = activations(
+    sizes, adapted = read_architecture(cfg.model, "all", layers=[31])
+    of_all = activation_memory(
         sizes,
-        setting(cfg),
+        read_settings(cfg),
         [linear for linear in sizes.linears if linear.role != "other"],
         checkpointing=False,
     )
-    of_one = activations(sizes, setting(cfg), adapted, checkpointing=False)
+    of_one = activation_memory(sizes, read_settings(cfg), adapted, checkpointing=False)
     assert of_one.stored < of_all.stored / 30
 
 
 def test_a_mask_widens_grouped_keys_to_all_heads(llama: LlamaForCausalLM) -> None:
-    sizes = of_model(llama)
+    sizes = read_model_architecture(llama)
     model = get_peft_model(llama, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).train()
     plain = tuple(x for x in sizes.linears if x.role in ("q", "v"))
     for padded in (False, True):
         asked = replace(PLAIN, padded=padded)
-        counted = activations(sizes, asked, plain, checkpointing=False).stored
+        counted = activation_memory(sizes, asked, plain, checkpointing=False).stored
         assert counted == pytest.approx(saved_bytes(model, padded=padded, vocab=100), rel=SLACK)

@@ -6,11 +6,14 @@ import pytest
 
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.lora.adapter import attach, sites, trainable
-from qlora_repro.memory.architecture import adapted, llama
-from qlora_repro.memory.checkpoint_architecture import from_checkpoint, of_model
-from qlora_repro.memory.settings import architecture
-from qlora_repro.model.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from qlora_repro.lora.adapter import attach_lora, count_trainable, find_lora_targets
+from qlora_repro.memory.architecture import adapted_layers, llama_architecture
+from qlora_repro.memory.checkpoint_architecture import (
+    read_checkpoint_architecture,
+    read_model_architecture,
+)
+from qlora_repro.memory.settings import read_architecture
+from qlora_repro.model.tiny import FAMILIES, make_tiny_model, make_tiny_tokenizer
 
 Configured = Callable[..., RunConfig]
 LLAMA = {  # parameters in billions, and LoRA's of r=64 on every linear layer in millions
@@ -36,16 +39,16 @@ def test_llama_has_the_published_parameters_and_adapters(
     name: str, counts: tuple[float, float], configured: Configured
 ) -> None:
     cfg = configured(f"model={name}", "stages=[plan]")
-    sizes, linears = architecture(cfg.model, "all", layers=None)
+    sizes, linears = read_architecture(cfg.model, "all", layers=None)
     assert round(sizes.params / 1e9, 3) == counts[0]
-    assert round(sum(x.adapter(64) for x in linears) / 1e6, 1) == counts[1]
+    assert round(sum(x.adapter_params(64) for x in linears) / 1e6, 1) == counts[1]
 
 
 @pytest.mark.parametrize(("name", "params"), PUBLISHED.items())
 def test_grouped_heads_and_tied_embeddings_count_as_published(
     name: str, params: int, configured: Configured
 ) -> None:
-    sizes, _ = architecture(configured(f"model={name}").model, "none", layers=None)
+    sizes, _ = read_architecture(configured(f"model={name}").model, "none", layers=None)
     assert sizes.params == params
 
 
@@ -56,20 +59,22 @@ def test_written_sizes_and_the_checkpoint_give_the_same_architecture(
 ) -> None:
     section = configured(f"model={model}").model
     layers = [1] if target != "none" else None
-    assert architecture(section, target, layers=layers) == from_checkpoint(
+    assert read_architecture(section, target, layers=layers) == read_checkpoint_architecture(
         section, target, layers=layers
     )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_counts_each_parameter_once_and_each_adapter(family: str) -> None:
-    model = tiny_model(family, tiny_tokenizer(bos=not family.startswith("t5"), pad_is_eos=False))
-    found = of_model(model)
+    model = make_tiny_model(
+        family, make_tiny_tokenizer(bos=not family.startswith("t5"), pad_is_eos=False)
+    )
+    found = read_model_architecture(model)
     assert found.params == sum(weight.numel() for weight in model.parameters())
-    names = list(sites(model, "all", layers=None))
-    wanted = sum(x.adapter(8) for x in found.linears if x.name in names)
-    live = attach(model, names, r=8, alpha=16, dropout=0.0, rslora=False, seed=0)
-    assert trainable(live)["adapter"] == wanted
+    names = list(find_lora_targets(model, "all", layers=None))
+    wanted = sum(x.adapter_params(8) for x in found.linears if x.name in names)
+    live = attach_lora(model, names, r=8, alpha=16, dropout=0.0, rslora=False, seed=0)
+    assert count_trainable(live)["adapter"] == wanted
     assert {x.name for block in found.blocks for x in block} <= set(names)
 
 
@@ -77,16 +82,16 @@ def test_a_block_that_there_is_not_is_refused(configured: Configured) -> None:
     section = configured("model=tiny").model.architecture
     assert section is not None
     with pytest.raises(ConfigError, match=r"\[7\], and this model's layers are numbered 0 to 1"):
-        adapted(llama(section).linears, "all", layers=[7])
+        adapted_layers(llama_architecture(section).linears, "all", layers=[7])
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused(configured: Configured) -> None:
     section = configured("model=tiny", "model.architecture.num_attention_heads=3").model
     with pytest.raises(ConfigError, match="hidden_size=128 does not divide"):
-        architecture(section, "all", layers=None)
+        read_architecture(section, "all", layers=None)
 
 
 def test_a_regular_expression_is_looked_up_in_the_model(configured: Configured) -> None:
     section = configured("model=tiny").model
-    _, linears = architecture(section, r".*layers\.1\..*q_proj", layers=None)
+    _, linears = read_architecture(section, r".*layers\.1\..*q_proj", layers=None)
     assert [x.name for x in linears] == ["model.layers.1.self_attn.q_proj"]

@@ -8,30 +8,30 @@ import pytest
 import torch
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.memory.architecture import Architecture, Linear
+from qlora_repro.memory.architecture import Architecture, LinearLayer
 from qlora_repro.memory.breakdown import (
-    PAPER_FULL,
-    bits,
-    inference,
+    FULL_FINETUNING_BYTES,
+    bits_per_parameter,
+    inference_memory,
     optimizer_bytes,
     scale_bytes,
-    trained_params,
-    training,
+    trained_parameters,
+    training_memory,
     weight_bytes,
 )
-from qlora_repro.memory.prediction import predicted
-from qlora_repro.memory.settings import Setting, architecture, card_bytes, setting
-from qlora_repro.quant.storage import storage
-from qlora_repro.session import Live
+from qlora_repro.memory.prediction import predict_memory
+from qlora_repro.memory.settings import Settings, read_architecture, read_settings, usable_bytes
+from qlora_repro.quant.storage import measure_storage
+from qlora_repro.session import ModelSession
 
 Configured = Callable[..., RunConfig]
 WEIGHTS = {"llama_7b": 3.87, "llama_13b": 7.20, "llama_33b": 17.41, "llama_65b": 34.46}  # GB
 CARD_48, GB = 48e9, 1e9
 
 
-def planned(cfg: RunConfig) -> tuple[Architecture, Setting, tuple[Linear, ...]]:
-    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return sizes, setting(cfg), adapted
+def planned(cfg: RunConfig) -> tuple[Architecture, Settings, tuple[LinearLayer, ...]]:
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    return sizes, read_settings(cfg), adapted
 
 
 @pytest.mark.parametrize(("model", "size"), WEIGHTS.items())
@@ -44,8 +44,8 @@ def test_nf4_weights_with_16_bit_embeddings_take_what_a_recount_gives(
 
 def test_double_quantization_takes_4127_and_saves_3_gb_of_65b(configured: Configured) -> None:
     sizes, asked, _ = planned(configured("model=llama_65b"))
-    assert bits(sizes, replace(asked, dq=False)) == 4.5
-    assert bits(sizes, asked) == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), abs=1e-5)
+    assert bits_per_parameter(sizes, replace(asked, dq=False)) == 4.5
+    assert bits_per_parameter(sizes, asked) == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), abs=1e-5)
     # the paper takes all 65.286e9 parameters for quantized; embeddings and head are not
     saved = scale_bytes(sizes, replace(asked, dq=False)) - scale_bytes(sizes, asked)
     assert saved * sizes.params / sizes.quantizable / GB == pytest.approx(3.04, abs=0.005)
@@ -68,10 +68,10 @@ def test_weights_and_scales_are_those_of_the_live_model(
 ) -> None:
     cfg = configured("model=tiny", *words)
     sizes, asked, _ = planned(cfg)
-    live = storage(Live(cfg, tmp_path).base().model)
-    whole = 0 if asked.packed else live.params * asked.held  # simulated: codes are not held
+    live = measure_storage(ModelSession(cfg, tmp_path).base().model)
+    whole = 0 if asked.packed else live.params * asked.stored_bytes  # simulated: codes are not held
     codes = live.code_bytes if asked.packed else 0
-    kept = sum(kept.params for kept in live.kept) * asked.held
+    kept = sum(kept.params for kept in live.unquantized) * asked.stored_bytes
     assert weight_bytes(sizes, asked) == codes + whole + kept
     assert scale_bytes(sizes, asked) == (live.scale_bytes if asked.packed else 0)
 
@@ -79,8 +79,10 @@ def test_weights_and_scales_are_those_of_the_live_model(
 def test_16_bit_full_finetuning_of_65b_takes_more_than_780_gb(configured: Configured) -> None:
     cfg = configured("model=llama_65b", "lora=none", "dtype=bf16", "train=full")
     sizes, asked, adapted = planned(cfg)
-    assert PAPER_FULL * sizes.params > 780 * GB
-    assert training(sizes, asked, adapted).peak > 16 * sizes.params  # here all of it in float32
+    assert FULL_FINETUNING_BYTES * sizes.params > 780 * GB
+    assert (
+        training_memory(sizes, asked, adapted).peak > 16 * sizes.params
+    )  # here all of it in float32
 
 
 @pytest.mark.parametrize(
@@ -91,15 +93,15 @@ def test_qlora_of_65b_fits_on_a_48_gb_card_at_one_sequence_of_512(
 ) -> None:
     words = ("model=llama_65b", "plan.length=512", "train.batch_size=1")
     cfg = configured(*words, f"lora.dtype={adapters}", f"lora.fused={fused}")
-    found = predicted(cfg)
-    assert found.peak < card_bytes(48, cfg.plan)
+    found = predict_memory(cfg)
+    assert found.peak < usable_bytes(48, cfg.plan)
     assert found.peak < CARD_48 or (adapters == "float32" and fused)  # which keeps 16-bit copies
     assert found.activations_unchecked > 10 * found.activations_checkpointed
 
 
 def test_a_simulated_type_takes_what_16_bits_take(configured: Configured) -> None:
-    simulated = predicted(configured("model=llama_7b", "dtype=af4"))
-    plain = predicted(configured("model=llama_7b", "dtype=bf16"))
+    simulated = predict_memory(configured("model=llama_7b", "dtype=af4"))
+    plain = predict_memory(configured("model=llama_7b", "dtype=bf16"))
     assert (simulated.weights, simulated.scales) == (plain.weights, 0)
     assert simulated.bits is None
     assert simulated.peak == plain.peak
@@ -113,7 +115,7 @@ def test_optimizer_states_are_so_many_bytes_a_trained_weight(
     optim: str, each: float, configured: Configured
 ) -> None:
     sizes, asked, adapted = planned(configured("model=llama_7b", f"train.optim={optim}"))
-    trains = trained_params(sizes, asked, adapted)
+    trains = trained_parameters(sizes, asked, adapted)
     assert optimizer_bytes(sizes, asked, adapted) == pytest.approx(each * trains)
 
 
@@ -122,7 +124,7 @@ def test_what_adapters_train_in_sets_gradients_and_copies_and_not_paged_states(
     dtype: str, width: int, configured: Configured
 ) -> None:
     sizes, asked, adapted = planned(configured("model=llama_7b", f"lora.dtype={dtype}"))
-    plan, trains = training(sizes, asked, adapted), trained_params(sizes, asked, adapted)
+    plan, trains = training_memory(sizes, asked, adapted), trained_parameters(sizes, asked, adapted)
     assert plan.adapters == plan.gradients == width * trains
     assert plan.copies == (2 * trains if dtype == "float32" else 0)  # no 16-bit copy of 16 bits
     assert plan.optimizer == 8 * trains  # and no float32 master
@@ -141,7 +143,9 @@ def test_torchs_adamw_has_its_moments_in_the_type_of_the_weights(
     optimizer.step()
     moments = [s for s in optimizer.state[weight].values() if s.dim()]
     each = sum(s.nbytes for s in moments) / weight.numel()
-    assert optimizer_bytes(sizes, asked, adapted) == each * trained_params(sizes, asked, adapted)
+    assert optimizer_bytes(sizes, asked, adapted) == each * trained_parameters(
+        sizes, asked, adapted
+    )
 
 
 def test_adafactor_keeps_a_row_and_a_column_of_each_matrix(configured: Configured) -> None:
@@ -151,14 +155,14 @@ def test_adafactor_keeps_a_row_and_a_column_of_each_matrix(configured: Configure
 
 
 def test_gradients_wait_where_micro_batches_accumulate(configured: Configured) -> None:
-    one = training(*planned(configured("model=llama_7b", "train.batch_size=1")))
-    more = training(*planned(configured("model=llama_7b", "train.batch_size=16")))
+    one = training_memory(*planned(configured("model=llama_7b", "train.batch_size=1")))
+    more = training_memory(*planned(configured("model=llama_7b", "train.batch_size=16")))
     assert more.moments["the loss"] - one.moments["the loss"] == one.gradients
     assert more.peak > one.peak
 
 
 def test_the_peak_is_no_more_than_the_sum_of_the_parts(configured: Configured) -> None:
-    found = training(*planned(configured("model=llama_13b")))
+    found = training_memory(*planned(configured("model=llama_13b")))
     parts = (found.weights, found.scales, found.adapters, found.gradients, found.optimizer)
     assert found.peak <= sum(parts) + found.copies + found.activations + found.logits
     assert found.peak > sum(parts)
@@ -168,8 +172,8 @@ def test_activations_grow_with_rows_and_tokens_and_the_rest_does_not(
     configured: Configured,
 ) -> None:
     words = ("model=llama_7b", "plan.length=256")
-    small = training(*planned(configured(*words)))
-    large = training(*planned(configured(*words, "train.micro_batch_size=2")))
+    small = training_memory(*planned(configured(*words)))
+    large = training_memory(*planned(configured(*words, "train.micro_batch_size=2")))
     assert large.logits == 2 * small.logits
     assert large.weights == small.weights
     assert large.optimizer == small.optimizer
@@ -178,4 +182,4 @@ def test_activations_grow_with_rows_and_tokens_and_the_rest_does_not(
 
 def test_the_cache_holds_a_key_and_a_value_of_each_token(configured: Configured) -> None:
     sizes, asked, adapted = planned(configured("model=llama3_8b", "plan.length=1000"))
-    assert inference(sizes, asked, adapted).cache == 1000 * 32 * 2 * 1024 * 2
+    assert inference_memory(sizes, asked, adapted).cache == 1000 * 32 * 2 * 1024 * 2

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.memory.settings import architecture
+from qlora_repro.memory.settings import read_architecture
 
 PUBLISHED = {  # of the checkpoints
     "opt_125m": 125_239_296,
@@ -34,7 +34,7 @@ def test_a_model_is_planned_without_its_files_and_has_its_published_size(
     name: str, configured: Callable[..., RunConfig]
 ) -> None:
     model = configured(f"model={name}", "stages=[plan]", "data=glue").model
-    found, adapted = architecture(model, "all", layers=None)
+    found, adapted = read_architecture(model, "all", layers=None)
     head = 0
     if name.startswith("t5"):  # whose output layer transformers ties to the embedding
         assert model.config is not None

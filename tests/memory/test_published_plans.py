@@ -2,30 +2,31 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from qlora_repro.config import validate
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.store.run_id import LEGACY, key
+from qlora_repro.store.load import load_plans, load_settings
+from qlora_repro.store.run_id import LEGACY, stage_digest
 
-RESULTS = Path(__file__).resolve().parents[2] / "analysis" / "results"
-PLANS = sorted(RESULTS.glob("*/plan-*.jsonl"))
+PLANS = load_plans()
 
 
 @pytest.fixture
-def planned_again(configured: Callable[..., RunConfig]) -> Callable[[Path], RunConfig]:
-    """Compose the configuration of a plan from the settings stored beside it."""
+def plan_again(configured: Callable[..., RunConfig]) -> Callable[[dict[str, Any]], RunConfig]:
+    """Compose the configuration of a plan from its stored settings."""
 
-    def compose(path: Path) -> RunConfig:
-        stored = json.loads(path.read_text())
+    def compose(settings: dict[str, Any]) -> RunConfig:
+        stored = json.loads(json.dumps(settings))
         for section, values in LEGACY.items():
-            stored[section] = {**values, **stored[section]}
+            if section in stored:
+                stored[section] = {**values, **stored[section]}
         stored["lora"]["dtype"] = stored["plan"].pop("adapters")
         today = OmegaConf.structured(configured("stages=[plan]"))
-        return validate.parse(OmegaConf.merge(today, stored), written=())
+        return validate.parse_config(OmegaConf.merge(today, stored), written=())
 
     return compose
 
@@ -34,8 +35,9 @@ def test_every_published_plan_is_looked_at() -> None:
     assert len(PLANS) == 36
 
 
-@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
-def test_a_published_plan_has_its_id(path: Path, planned_again: Callable[..., RunConfig]) -> None:
-    settings = path.name.replace("plan-", "settings-").replace(".jsonl", ".json")
-    cfg = planned_again(path.with_name(settings))
-    assert f"plan-{key(cfg, 'plan')}" == path.stem
+@pytest.mark.parametrize(("run_id", "digest"), PLANS[["run_id", "digest"]].to_numpy())
+def test_a_published_plan_has_its_id(
+    run_id: str, digest: str, plan_again: Callable[..., RunConfig]
+) -> None:
+    cfg = plan_again(load_settings()[run_id, digest])
+    assert stage_digest(cfg, "plan") == digest

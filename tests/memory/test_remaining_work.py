@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.memory.operations import training_seconds
-from qlora_repro.memory.remaining_work import todo
+from qlora_repro.memory.remaining_work import estimate_remaining_work, estimate_training_seconds
 from qlora_repro.store.runs import open_store
 
 Configured = Callable[..., RunConfig]
@@ -25,17 +24,21 @@ def test_training_is_scaled_by_its_rows_and_scores_by_nothing(
 ) -> None:
     where = f"results_dir={tmp_path}"
     cfg = configured("model=tiny", where, "train.max_steps=100", "seed=9")
-    assert todo(cfg).seconds is None
-    assert todo(cfg).words().endswith("without plan.tflops: no earlier cell is like it")
+    assert estimate_remaining_work(cfg).measured_seconds is None
+    assert (
+        estimate_remaining_work(cfg)
+        .describe()
+        .endswith("without plan.tflops: no earlier cell is like it")
+    )
     for name, steps, seconds in (("a", 10, 20.0), ("b", 20, 80.0), ("c", 10, 30.0)):
         past = configured("model=tiny", where, f"train.max_steps={steps}")
         earlier(tmp_path, name, past, stage="train", seconds=seconds)
         earlier(tmp_path, name, past, stage="0123", seconds=7.0)
-    found = todo(cfg)
+    found = estimate_remaining_work(cfg)
     assert found.stages == ["training", "scores before tuning", "scores after tuning"]
-    assert found.seconds == pytest.approx(100 * 3.0 + 2 * 7.0)  # 2, 4 and 3 s a step
+    assert found.measured_seconds == pytest.approx(100 * 3.0 + 2 * 7.0)  # 2, 4 and 3 s a step
     other = configured("model=tiny", where, "train.max_steps=100", "eval.n=5")
-    assert todo(other).seconds is None
+    assert estimate_remaining_work(other).measured_seconds is None
 
 
 def test_cells_of_the_same_data_type_count_alone_where_there_are_any(
@@ -46,9 +49,14 @@ def test_cells_of_the_same_data_type_count_alone_where_there_are_any(
         past = configured("model=tiny", where, f"dtype={name}", "train.max_steps=10")
         earlier(tmp_path, name, past, stage="train", seconds=seconds)
         earlier(tmp_path, name, past, stage="0123", seconds=0.0)
-    assert todo(configured("model=tiny", where, "train.max_steps=10")).seconds == 50
+    assert (
+        estimate_remaining_work(
+            configured("model=tiny", where, "train.max_steps=10")
+        ).measured_seconds
+        == 50
+    )
     fp4 = configured("model=tiny", where, "train.max_steps=10", "dtype=fp4")
-    assert todo(fp4).seconds == 30
+    assert estimate_remaining_work(fp4).measured_seconds == 30
 
 
 def test_what_no_earlier_cell_tells_is_estimated_from_its_operations(
@@ -56,19 +64,21 @@ def test_what_no_earlier_cell_tells_is_estimated_from_its_operations(
 ) -> None:
     words = ("model=llama_7b", "data=alpaca", f"results_dir={tmp_path}", "stages=[plan]")
     cfg = configured(*words, "eval=mmlu", "plan.tflops=600", "plan.usd_per_hour=2")
-    left = todo(cfg)
-    seconds = training_seconds(cfg)
-    assert left.seconds is None
-    assert left.estimate == seconds
-    assert left.left_out == ["scores before tuning", "scores after tuning"]
+    left = estimate_remaining_work(cfg)
+    seconds = estimate_training_seconds(cfg)
+    assert left.measured_seconds is None
+    assert left.estimated_seconds == seconds
+    assert left.unestimated == ["scores before tuning", "scores after tuning"]
     assert seconds is not None
-    text = left.words(2)
+    text = left.describe(2)
     assert f"about {seconds / 3600:.1f} GPU-hours, {seconds / 1800:,.0f} USD: an estimate" in text
     assert text.endswith("scores after tuning (plan.score_tokens=N counts them)")
-    whole = todo(configured(*words, "eval=mmlu", "plan.tflops=600", "plan.score_tokens=10000000"))
-    assert whole.left_out == []
-    assert whole.estimate is not None
-    assert whole.estimate > seconds
+    whole = estimate_remaining_work(
+        configured(*words, "eval=mmlu", "plan.tflops=600", "plan.score_tokens=10000000")
+    )
+    assert whole.unestimated == []
+    assert whole.estimated_seconds is not None
+    assert whole.estimated_seconds > seconds
 
 
 def test_an_earlier_cell_takes_the_place_of_the_estimate(
@@ -78,9 +88,9 @@ def test_an_earlier_cell_takes_the_place_of_the_estimate(
     cfg = configured(*words, "plan.tflops=600")
     past = configured(*words, "train.max_steps=10", "train.batch_size=16")
     earlier(tmp_path, "a", past, stage="train", seconds=160.0)
-    left = todo(cfg)
+    left = estimate_remaining_work(cfg)
     rows = cfg.train.max_steps * cfg.train.batch_size
-    assert left.estimate == pytest.approx(rows)  # a second a row, as in the earlier cell
+    assert left.estimated_seconds == pytest.approx(rows)  # a second a row, as in the earlier cell
     earlier(tmp_path, "a", past, stage="0123", seconds=7.0)
-    assert todo(cfg).estimate is None
-    assert todo(cfg).seconds == pytest.approx(rows + 14)
+    assert estimate_remaining_work(cfg).estimated_seconds is None
+    assert estimate_remaining_work(cfg).measured_seconds == pytest.approx(rows + 14)

@@ -1,6 +1,5 @@
 """Attention by length is the same attention, and a replay of an older run goes the older way."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from transformers import LlamaForCausalLM
 
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.model import attention
-from qlora_repro.session import Live
+from qlora_repro.session import ModelSession
+from qlora_repro.store.load import load_documents
 from qlora_repro.sweep.replay import _with_later_settings
 
 HEADS, GROUPS, SIZE = 4, 2, 16
@@ -46,7 +46,7 @@ def test_products_give_the_outputs_and_gradients_of_torch_s_kernel(
 ) -> None:
     seen = mask and mask(queries, keys)
     found = []
-    for attend in (attention.attend_by_length, attention.sdpa_attention_forward):
+    for attend in (attention.attend, attention.sdpa_attention_forward):
         tensors = inputs(queries, keys, dtype)
         output, _ = attend(Layer(), *tensors, seen, scaling=0.3)
         output.float().pow(2).sum().backward()
@@ -76,24 +76,24 @@ def test_short_rows_that_train_take_products_and_all_others_the_kernel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     called: list[int] = []
-    whole = attention.attend_plainly
+    whole = attention.attend_by_products
 
     def counting(*args: Any, **named: Any) -> Tensor:
         called.append(length)
         return whole(*args, **named)
 
-    monkeypatch.setattr(attention, "attend_plainly", counting)
+    monkeypatch.setattr(attention, "attend_by_products", counting)
     with torch.set_grad_enabled(learns):
         tensors = [t if learns else t.detach() for t in inputs(length, length, dtype)]
-        attention.attend_by_length(Layer(), *tensors, None)
+        attention.attend(Layer(), *tensors, None)
     assert bool(called) is plain
 
 
 def test_what_the_kernel_alone_can_do_goes_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "attend_plainly", lambda *_, **__: pytest.fail("products"))
+    monkeypatch.setattr(attention, "attend_by_products", lambda *_, **__: pytest.fail("products"))
     tensors = inputs(8, 8, torch.float32)
-    attention.attend_by_length(Layer(), *tensors, torch.zeros(3, 1, 8, 8))  # a mask that is added
-    attention.attend_by_length(Layer(), *tensors, None, dropout=0.5)
+    attention.attend(Layer(), *tensors, torch.zeros(3, 1, 8, 8))  # a mask that is added
+    attention.attend(Layer(), *tensors, None, dropout=0.5)
 
 
 def test_a_model_trains_the_same_to_rounding(llama: LlamaForCausalLM) -> None:
@@ -102,7 +102,7 @@ def test_a_model_trains_the_same_to_rounding(llama: LlamaForCausalLM) -> None:
     mask[0, -10:] = 0  # padding, as the collator puts it
     batch = {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
     losses, gradients = [], []
-    for name in (attention.SDPA, attention.BY_LENGTH):
+    for name in (attention.SDPA, attention.SHORT_ROWS):
         llama.set_attn_implementation(name)
         llama.zero_grad()
         loss = llama(**batch).loss
@@ -118,12 +118,11 @@ def test_a_model_trains_the_same_to_rounding(llama: LlamaForCausalLM) -> None:
 def test_the_manifest_says_which_attention_a_model_has(
     asked: str, used: str, configured: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    loaded = Live(configured("model=tiny", f"model.attention={asked}"), tmp_path).base()
+    loaded = ModelSession(configured("model=tiny", f"model.attention={asked}"), tmp_path).base()
     assert loaded.origin["attention"] == used
     assert "by_length" not in loaded.model.config.to_json_string()
 
 
 def test_a_replay_of_an_older_run_has_the_older_attention() -> None:
-    results = Path(__file__).resolve().parents[2] / "analysis" / "results"
-    origin = json.loads(next(iter(sorted(results.glob("smollm2*/origin-*.json")))).read_text())
+    origin = load_documents("origin-*.json")["document"].iloc[0]
     assert _with_later_settings(origin["config"])["model"]["attention"] == "sdpa"

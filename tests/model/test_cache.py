@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qlora_repro.errors import ModelError
-from qlora_repro.model.cache import build_once, root
+from qlora_repro.model.cache import build_once, cache_root
 
 
 @pytest.fixture(autouse=True)
@@ -25,15 +25,15 @@ def test_a_build_that_fails_leaves_no_folder() -> None:
 
     with pytest.raises(RuntimeError, match="power cut"):
         build_once("model", half)
-    assert [p.name for p in root().iterdir() if p.is_dir()] == []
+    assert [p.name for p in cache_root().iterdir() if p.is_dir()] == []
     assert (build_once("model", write) / "weights").read_text() == "whole"
 
 
 def test_leftovers_of_a_killed_build_are_not_taken_over() -> None:
-    partial = root() / ".model.partial"
+    partial = cache_root() / ".model.part"
     partial.mkdir(parents=True)
     (partial / "old").write_text("half")
-    assert [p.name for p in build_once("model", write).iterdir()] == ["weights"]
+    assert not (build_once("model", write) / "old").exists()
 
 
 def test_of_several_at_once_one_builds_and_the_others_wait() -> None:
@@ -46,7 +46,7 @@ def test_of_several_at_once_one_builds_and_the_others_wait() -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: build_once("model", count), range(8)))
     assert len(built) == 1
-    assert set(found) == {root() / "model"}
+    assert set(found) == {cache_root() / "model"}
 
 
 def test_cache_that_cannot_be_written_is_named_with_the_way_out(
@@ -65,4 +65,4 @@ def test_full_disk_leaves_nothing_and_names_the_folder() -> None:
 
     with pytest.raises(ModelError, match=r"No space left on device.*free space"):
         build_once("model", full)
-    assert not (root() / "model").exists()
+    assert not (cache_root() / "model").exists()

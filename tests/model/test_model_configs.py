@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from qlora_repro.config.schema import ModelConfig
 from qlora_repro.model.checkpoint import SOURCES
-from qlora_repro.model.load import KINDS
+from qlora_repro.model.load import AUTO_CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(path.stem for path in (ROOT / "conf/model").glob("[!_]*.yaml"))
@@ -36,7 +36,7 @@ def test_option_states_every_field_and_its_own_name(
 ) -> None:
     model = option(name, monkeypatch)
     assert model.name == name
-    assert model.kind in KINDS
+    assert model.kind in AUTO_CLASSES
     assert model.source in SOURCES
     assert model.num_labels is None  # the task or the user brings it
     assert (model.path is None) == (model.source in ("embedded", "random"))

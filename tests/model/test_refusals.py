@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 from qlora_repro.config.schema import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.load import load_base
-from qlora_repro.model.tiny import tiny_checkpoint
+from qlora_repro.model.tiny import make_tiny_checkpoint
 
-BF16 = DtypeConfig("bf16", 64, "float32", "none", "dynamic8")
+BF16 = DtypeConfig("bf16", 64, "float32", "none", "dynamic8", None)
 
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     """A copy of the tiny causal checkpoint that a test may damage."""
-    return Path(shutil.copytree(tiny_checkpoint("causal"), tmp_path / "mine"))
+    return Path(shutil.copytree(make_tiny_checkpoint("causal"), tmp_path / "mine"))
 
 
 def loads(path: Path | None, **changes: Any) -> None:
@@ -176,11 +176,11 @@ def test_weight_of_another_shape(mine: Path) -> None:
 )
 def test_kind_that_does_not_fit(family: str, kind: str, would: str) -> None:
     with pytest.raises(ModelError, match=rf"model.kind={kind} does not fit it; {would}"):
-        loads(tiny_checkpoint(family), kind=kind)
+        loads(make_tiny_checkpoint(family), kind=kind)
 
 
 def test_masked_language_model_does_not_pass_for_a_causal_one(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_checkpoint("roberta"), tmp_path / "masked"))
+    folder = Path(shutil.copytree(make_tiny_checkpoint("roberta"), tmp_path / "masked"))
     edit(folder / "config.json", architectures=["RobertaForMaskedLM"])
     with pytest.raises(ModelError, match="does not fit it; classification would"):
         loads(folder)

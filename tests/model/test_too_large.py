@@ -9,13 +9,18 @@ from transformers import LlamaForCausalLM
 from qlora_repro.config.schema import DtypeConfig, RunConfig
 from qlora_repro.errors import RunError
 from qlora_repro.model import load
-from qlora_repro.model.precision import weight_bytes
-from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.model.load import estimate_weight_bytes
+from qlora_repro.quant.linear_layers import find_quantizable_layers
 
 
 def dtype(name: str, backend: str) -> DtypeConfig:
     return DtypeConfig(
-        name=name, blocksize=64, compute_dtype="bfloat16", backend=backend, scales="dynamic8"
+        name=name,
+        blocksize=64,
+        compute_dtype="bfloat16",
+        backend=backend,
+        scales="dynamic8",
+        codebook=None,
     )
 
 
@@ -23,12 +28,12 @@ def test_weights_take_16_bits_but_for_those_that_bitsandbytes_holds_in_4_and_a_h
     llama: LlamaForCausalLM,
 ) -> None:
     everything = sum(p.numel() for p in llama.parameters())
-    names = quantizable(llama)
+    names = find_quantizable_layers(llama)
     linear = sum(llama.get_submodule(name).weight.numel() for name in names)
-    assert weight_bytes(llama, names, dtype=dtype("bf16", "none")) == 2 * everything
-    assert weight_bytes(llama, names, dtype=dtype("nf4", "simulated")) == 2 * everything
+    assert estimate_weight_bytes(llama, names, dtype=dtype("bf16", "none")) == 2 * everything
+    assert estimate_weight_bytes(llama, names, dtype=dtype("nf4", "simulated")) == 2 * everything
     wanted = 2 * (everything - linear) + linear * 4.5 / 8
-    assert weight_bytes(llama, names, dtype=dtype("nf4", "bnb")) == pytest.approx(wanted)
+    assert estimate_weight_bytes(llama, names, dtype=dtype("nf4", "bnb")) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,6 @@ def test_a_model_that_does_not_fit_is_refused_with_its_size_and_what_to_choose(
         raise error
 
     cfg = configured("model=tiny", "model.device=cpu", "dtype=bf16", "dq=false")
-    monkeypatch.setattr(load.KINDS["causal"], "from_pretrained", full)
+    monkeypatch.setattr(load.AUTO_CLASSES["causal"], "from_pretrained", full)
     with pytest.raises(RunError, match=r"take about 0\.00 GB as dtype=bf16; choose a smaller"):
         load.load_base(cfg.model, cfg.dtype, dq=False)

@@ -5,7 +5,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from qlora_repro.errors import ConfigError
-from qlora_repro.quant.codebooks import af4, af4_l1, scaled_cdf
+from qlora_repro.quant.codebooks import af4_l1_levels, af4_levels, scaled_cdf
 
 # Yoshida 2023 (arXiv 2306.06965), released code, for blocks of 64
 PUBLISHED = [
@@ -25,7 +25,9 @@ def mean_absolute_error(book: torch.Tensor, values: torch.Tensor) -> float:
 
 
 def test_af4_at_64_is_published_to_its_eight_decimals() -> None:
-    assert (af4(64) - torch.tensor(PUBLISHED)).abs().max() < 3e-8  # half a decimal, and float32
+    assert (
+        af4_levels(64) - torch.tensor(PUBLISHED)
+    ).abs().max() < 3e-8  # half a decimal, and float32
 
 
 @pytest.mark.parametrize("blocksize", [2, 16, 64, 1024])
@@ -50,7 +52,7 @@ def test_the_distribution_is_the_integral_that_scipy_finds() -> None:
 
 @pytest.mark.parametrize("blocksize", [32, 64, 4096])
 def test_no_level_of_af4_l1_can_move_and_lose_less(blocksize: int) -> None:
-    book, cdf = af4_l1(blocksize).double().numpy(), scaled_cdf(blocksize)
+    book, cdf = af4_l1_levels(blocksize).double().numpy(), scaled_cdf(blocksize)
     edges = (book[:-1] + book[1:]) / 2
     off = 2 * cdf(book[1:-1]) - cdf(edges[:-1]) - cdf(edges[1:])  # 0 at a cell's median
     assert np.abs(np.delete(off, 6)).max() < 1e-6  # but for zero, which is held
@@ -59,13 +61,15 @@ def test_no_level_of_af4_l1_can_move_and_lose_less(blocksize: int) -> None:
 @pytest.mark.parametrize("blocksize", [64, 1024])
 def test_a_cell_for_zero_lowers_the_error_of_drawn_weights(blocksize: int) -> None:
     values = scaled_normal(blocksize, blocks=400_000 // blocksize)
-    optimum, published = (mean_absolute_error(f(blocksize), values) for f in (af4_l1, af4))
+    optimum, published = (
+        mean_absolute_error(f(blocksize), values) for f in (af4_l1_levels, af4_levels)
+    )
     assert optimum < 0.99 * published
 
 
 @pytest.mark.parametrize("blocksize", [2, 3, 8, 128, 256, 65536])
 def test_levels_ascend_at_any_block_size_and_draw_in_as_it_grows(blocksize: int) -> None:
-    for levels in (af4, af4_l1):
+    for levels in (af4_levels, af4_l1_levels):
         book = levels(blocksize)
         assert book[[0, 7, 15]].tolist() == [-1, 0, 1]
         assert (book.diff() > 0).all()
@@ -74,4 +78,4 @@ def test_levels_ascend_at_any_block_size_and_draw_in_as_it_grows(blocksize: int)
 
 def test_blocks_of_one_weight_are_refused() -> None:
     with pytest.raises(ConfigError, match="blocksize=1; use 2 or more"):
-        af4(1)
+        af4_levels(1)

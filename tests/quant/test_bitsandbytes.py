@@ -1,5 +1,6 @@
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +20,15 @@ from transformers import (
 )
 
 from qlora_repro.errors import ConfigError, ModelError
+from qlora_repro.quant import bitsandbytes
 from qlora_repro.quant.bitsandbytes import (
-    dequantized_weight,
-    disarm,
-    quantization_config,
+    StreamingConfig,
+    dequantize_weight,
+    disable_cpu_repacking,
     quantize_in_place,
 )
-from qlora_repro.quant.fake_quant import simulate
-from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.quant.fake_quant import simulate_quantization
+from qlora_repro.quant.linear_layers import find_quantizable_layers
 
 IDS = torch.arange(3, 35).view(2, 16)
 F32 = torch.float32
@@ -40,14 +42,14 @@ def streamed(
     dq: bool = True,
     torch_dtype: torch.dtype = F32,
 ) -> PreTrainedModel:
-    config = quantization_config(dtype, blocksize=blocksize, dq=dq, compute_dtype=torch_dtype)
+    config = StreamingConfig(dtype, blocksize=blocksize, dq=dq, compute_dtype=torch_dtype)
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch_dtype, quantization_config=config
     )
 
 
 def weights(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    return {name: dequantized_weight(model.get_submodule(name)) for name in names}
+    return {name: dequantize_weight(model.get_submodule(name)) for name in names}
 
 
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
@@ -71,10 +73,10 @@ def test_streamed_weights_read_as_simulated_ones_do_to_the_bit(
     llama: LlamaForCausalLM, saved: Path, blocksize: int, dq: bool
 ) -> None:
     model = streamed(saved, dtype="nf4", blocksize=blocksize, dq=dq)
-    names = quantizable(llama)
+    names = find_quantizable_layers(llama)
     assert [n for n, m in model.named_modules() if isinstance(m, Linear4bit)] == names
     assert {model.get_submodule(n).weight.quant_state.blocksize for n in names} == {blocksize}
-    simulate(llama, names, dtype="nf4", blocksize=blocksize, dq=dq)
+    simulate_quantization(llama, names, dtype="nf4", blocksize=blocksize, dq=dq)
     assert_same(weights(model, names), weights(llama, names))
 
 
@@ -85,7 +87,7 @@ def test_both_backends_give_the_same_logits(
 ) -> None:
     held = streamed(saved, dtype=dtype, torch_dtype=torch_dtype)
     plain = AutoModelForCausalLM.from_pretrained(saved, dtype=torch_dtype)
-    simulate(plain, quantizable(plain), dtype=dtype, blocksize=64, dq=True)
+    simulate_quantization(plain, find_quantizable_layers(plain), dtype=dtype, blocksize=64, dq=True)
     with torch.no_grad():
         left, right = held(IDS).logits, plain(IDS).logits
     torch.testing.assert_close(left, right, atol=1e-6, rtol=0)
@@ -94,7 +96,7 @@ def test_both_backends_give_the_same_logits(
 def test_a_held_layer_computes_what_its_dequantized_weight_computes(saved: Path) -> None:
     layer = streamed(saved).get_submodule("model.layers.0.mlp.up_proj")
     x = torch.randn(5, 64, requires_grad=True)
-    expected = nn.functional.linear(x, dequantized_weight(layer))
+    expected = nn.functional.linear(x, dequantize_weight(layer))
     torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=0)
 
 
@@ -102,7 +104,7 @@ def test_a_held_layer_computes_what_its_dequantized_weight_computes(saved: Path)
 def test_in_place_and_streamed_weights_are_the_same(
     llama: LlamaForCausalLM, saved: Path, dtype: str
 ) -> None:
-    names = quantizable(llama)
+    names = find_quantizable_layers(llama)
     dq = dtype != "int8"
     held = streamed(saved, dtype=dtype, dq=dq)
     quantize_in_place(llama, names, dtype=dtype, blocksize=64, dq=dq, compute_dtype=F32)
@@ -114,20 +116,20 @@ def test_int8_has_a_scale_for_each_row(llama: LlamaForCausalLM, saved: Path) -> 
     name = "model.layers.1.self_attn.q_proj"
     weight = llama.get_submodule(name).weight.detach()
     held = streamed(saved, dtype="int8", dq=False)
-    read = dequantized_weight(held.get_submodule(name))
+    read = dequantize_weight(held.get_submodule(name))
     assert isinstance(held.get_submodule(name), Linear8bitLt)
     step = weight.abs().amax(dim=1, keepdim=True) / 127
     assert ((read - weight).abs() <= 0.51 * step).all()  # half a step, and float16 on the way
     held.train()(IDS)  # the scales move to the module's state
-    assert torch.equal(dequantized_weight(held.get_submodule(name)), read)
+    assert torch.equal(dequantize_weight(held.get_submodule(name)), read)
 
 
 def test_conv1d_is_held_as_its_transpose() -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=128, n_embd=64, n_layer=1, n_head=4)).eval()
-    plain, names = copy.deepcopy(model), quantizable(model)
+    plain, names = copy.deepcopy(model), find_quantizable_layers(model)
     quantize_in_place(model, names, dtype="nf4", blocksize=64, dq=True, compute_dtype=F32)
-    simulate(plain, names, dtype="nf4", blocksize=64, dq=True)
+    simulate_quantization(plain, names, dtype="nf4", blocksize=64, dq=True)
     assert_same(weights(model, names), weights(plain, names))
     torch.testing.assert_close(model(IDS).logits, plain(IDS).logits, atol=1e-6, rtol=0)
 
@@ -139,12 +141,12 @@ def test_t5_computes_the_same_with_all_of_its_layers_held(tmp_path: Path) -> Non
         **sizes, num_layers=1, num_heads=4, tie_word_embeddings=False, decoder_start_token_id=0
     )
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    quantization = quantization_config("nf4", blocksize=64, dq=True, compute_dtype=F32)
+    quantization = StreamingConfig("nf4", blocksize=64, dq=True, compute_dtype=F32)
     held = AutoModelForSeq2SeqLM.from_pretrained(
         tmp_path, dtype=F32, quantization_config=quantization
     )
     plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=F32)
-    simulate(plain, quantizable(plain), dtype="nf4", blocksize=64, dq=True)
+    simulate_quantization(plain, find_quantizable_layers(plain), dtype="nf4", blocksize=64, dq=True)
     outputs = [model(input_ids=IDS, labels=IDS).logits for model in (held, plain)]
     assert isinstance(held.encoder.block[0].layer[1].DenseReluDense.wo, Linear4bit)
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-6, rtol=1e-6)
@@ -181,7 +183,7 @@ def test_lora_trains_and_an_eval_pass_changes_no_gradient(saved: Path, blocksize
 
 def test_both_backends_give_the_same_first_gradients(saved: Path) -> None:
     plain = AutoModelForCausalLM.from_pretrained(saved, dtype=F32)
-    simulate(plain, quantizable(plain), dtype="nf4", blocksize=64, dq=True)
+    simulate_quantization(plain, find_quantizable_layers(plain), dtype="nf4", blocksize=64, dq=True)
     results = []
     for model in (streamed(saved), plain):
         torch.manual_seed(0)
@@ -198,14 +200,14 @@ def test_no_layer_is_left_to_repack_its_weight(llama: LlamaForCausalLM, saved: P
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
     for layer in layers:
         layer.support_avx512bf16_for_cpu = True
-    assert disarm(model) == len(layers) == 14
+    assert disable_cpu_repacking(model) == len(layers) == 14
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
-    assert disarm(llama) == 0
+    assert disable_cpu_repacking(llama) == 0
 
 
 def test_a_skipped_module_stays_plain(saved: Path) -> None:
     name = "model.layers.0.mlp.up_proj"
-    config = quantization_config("nf4", blocksize=64, dq=True, compute_dtype=F32, skip=[name])
+    config = StreamingConfig("nf4", blocksize=64, dq=True, compute_dtype=F32, skip=[name])
     model = AutoModelForCausalLM.from_pretrained(saved, dtype=F32, quantization_config=config)
     assert type(model.get_submodule(name)) is nn.Linear
     assert sum(isinstance(module, Linear4bit) for module in model.modules()) == 13
@@ -231,9 +233,9 @@ def test_a_checkpoint_without_a_weight_is_refused(saved: Path, dtype: str) -> No
 
 def test_what_bitsandbytes_lacks_is_refused_before_anything_loads() -> None:
     with pytest.raises(ConfigError, match="dtype is int4, and bitsandbytes holds nf4, fp4, int8"):
-        quantization_config("int4", blocksize=64, dq=True, compute_dtype=F32)
+        StreamingConfig("int4", blocksize=64, dq=True, compute_dtype=F32)
     with pytest.raises(ConfigError, match="blocksize is 48, and bitsandbytes has 32, 64"):
-        quantization_config("nf4", blocksize=48, dq=True, compute_dtype=F32)
+        StreamingConfig("nf4", blocksize=48, dq=True, compute_dtype=F32)
 
 
 def test_only_linear_layers_are_quantized_and_read(llama: LlamaForCausalLM) -> None:
@@ -242,4 +244,22 @@ def test_only_linear_layers_are_quantized_and_read(llama: LlamaForCausalLM) -> N
             llama, ["model.norm"], dtype="nf4", blocksize=64, dq=True, compute_dtype=F32
         )
     with pytest.raises(ModelError, match="LlamaRMSNorm has no linear layer's weight"):
-        dequantized_weight(llama.model.norm)
+        dequantize_weight(llama.model.norm)
+
+
+def test_a_layer_that_bitsandbytes_would_misread_is_refused_with_what_would_do(
+    llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CPU with AVX-512, which this machine may lack."""
+    monkeypatch.setattr(
+        bitsandbytes, "reads_back_exactly", lambda columns, *rest: columns % rest[1] == 0
+    )
+    message = (
+        r"misreads model\.layers\.0\.self_attn\.q_proj .* rows of 64 weights do not divide into "
+        r"blocks of 128; use dtype\.blocksize=32 or 64, or dtype\.backend=simulated"
+    )
+    names = find_quantizable_layers(llama)
+    fmt: dict[str, Any] = {"dtype": "nf4", "dq": True, "compute_dtype": torch.float32}
+    with pytest.raises(ModelError, match=message):
+        quantize_in_place(copy.deepcopy(llama), names, blocksize=128, **fmt)
+    quantize_in_place(llama, names, blocksize=64, **fmt)

@@ -15,10 +15,10 @@ from qlora_repro import manifest, pipeline, session
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ModelError, RunError
 from qlora_repro.model import load
-from qlora_repro.model.tiny import tiny_tokenizer
-from qlora_repro.quant.fake_quant import round_trip, simulate_experts
-from qlora_repro.quant.linear_layers import expert_weights, quantizable
-from qlora_repro.quant.storage import storage, unquantized_weights
+from qlora_repro.model.tiny import make_tiny_tokenizer
+from qlora_repro.quant.fake_quant import round_trip, simulate_quantization
+from qlora_repro.quant.linear_layers import find_expert_weights, find_quantizable_layers
+from qlora_repro.quant.storage import find_unquantized_weights, measure_storage
 
 EXPERTS, HIDDEN, INNER, LAYERS = 4, 128, 256, 2
 SIZES = {
@@ -61,7 +61,7 @@ def cell(
     def make(family: str, *words: str) -> RunConfig:
         folder = tmp_path / family
         mixture(family).save_pretrained(folder)
-        tiny_tokenizer(bos=True, pad_is_eos=False).save_pretrained(folder)
+        make_tiny_tokenizer(bos=True, pad_is_eos=False).save_pretrained(folder)
         return configured(
             *("model=local", f"model.path={folder}", "model.device=cpu", "data.rows=16"),
             *("train.max_steps=1", "stages=[train]", "lora=all", "lora.r=4"),
@@ -89,7 +89,7 @@ def test_simulated_experts_are_quantized_like_linear_layers_of_their_own(
     cfg = cell(family, "dtype.backend=simulated")
     plain = mixture(family)
     live_model = load.load_base(cfg.model, cfg.dtype, dq=True).model
-    names = expert_weights(plain)
+    names = find_expert_weights(plain)
     assert len(names) == 2 * LAYERS
     for name in names:
         for before, after in zip(
@@ -100,7 +100,8 @@ def test_simulated_experts_are_quantized_like_linear_layers_of_their_own(
 
 
 def test_the_manifest_counts_the_experts_parameters(cell: Callable[..., RunConfig]) -> None:
-    base = pipeline.run(cell("Mixtral", "dtype.backend=simulated")).manifest["base"]
+    found = pipeline.run_stages(cell("Mixtral", "dtype.backend=simulated")).manifest
+    base = found.to_json()["base"]
     attention = LAYERS * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * 64)
     assert base["parameters"] == IN_EXPERTS + attention
     assert base["kinds"] == {"simulated": 4 * LAYERS, "simulated_experts": 2 * LAYERS}
@@ -114,11 +115,11 @@ def test_the_manifest_counts_the_experts_parameters(cell: Callable[..., RunConfi
 def test_experts_left_in_16_bits_contradict_the_configuration(
     cell: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "simulate_experts", lambda *_, **__: {})
+    monkeypatch.setattr(load, "find_expert_weights", lambda model: [])
     cfg = cell("Mixtral", "dtype.backend=simulated")
-    loaded = session.Live(cfg, tmp_path).base()
+    loaded = session.ModelSession(cfg, tmp_path).base()
     with pytest.raises(RunError, match=r"only [0-9.]+% of the parameters .*gate_up_proj is not"):
-        manifest.base(cfg, loaded)
+        manifest.describe_base_model(cfg, loaded)
 
 
 def test_experts_stored_as_in_by_out_are_quantized_along_out_by_in() -> None:
@@ -131,16 +132,16 @@ def test_experts_stored_as_in_by_out_are_quantized_along_out_by_in() -> None:
 
     model = nn.Sequential(Experts())
     before = model[0].up.detach().clone()
-    errors = simulate_experts(model, ["0.up"], dtype="nf4", blocksize=32, dq=False)
+    simulate_quantization(model, ["0.up"], dtype="nf4", blocksize=32, dq=False)
     for one, two in zip(before, model[0].up, strict=True):
         assert torch.equal(two, round_trip(one.T, dtype="nf4", blocksize=32, dq=False).T)
-    assert 0.05 < errors["0.up"] < 0.12
-    assert storage(model).params == 2 * 128 * 64
+    assert 0.05 < (model[0].up - before).norm() / before.norm() < 0.12
+    assert measure_storage(model).params == 2 * 128 * 64
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beside_experts_and_linear_layers_only_routers_are_left(family: str) -> None:
     model = mixture(family)
-    layers = {f"{name}.weight" for name in quantizable(model)}
-    left = set(unquantized_weights(model)) - layers - set(expert_weights(model))
+    layers = {f"{name}.weight" for name in find_quantizable_layers(model)}
+    left = set(find_unquantized_weights(model)) - layers - set(find_expert_weights(model))
     assert left == {f"model.layers.{layer}.mlp.gate.weight" for layer in range(LAYERS)}

@@ -7,42 +7,32 @@ from transformers import LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.quant.blockwise import double_quantize
-from qlora_repro.quant.fake_quant import SimulatedState, round_trip, simulate
-from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.quant.fake_quant import round_trip, simulate_quantization
+from qlora_repro.quant.linear_layers import find_quantizable_layers
 
 
 def test_only_named_weights_change_and_each_is_marked(llama: LlamaForCausalLM) -> None:
     before = copy.deepcopy(llama.state_dict())
-    names = quantizable(llama)
-    errors = simulate(llama, names, dtype="nf4", blocksize=64, dq=True)
+    names = find_quantizable_layers(llama)
+    simulate_quantization(llama, names, dtype="nf4", blocksize=64, dq=True)
     changed = {k for k, v in llama.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {f"{name}.weight" for name in names}
-    assert list(errors) == names
-    assert all(0.05 < error < 0.15 for error in errors.values())  # 0.09 for normal weights
+    for name in changed:
+        change = (llama.state_dict()[name] - before[name]).norm() / before[name].norm()
+        assert 0.05 < change < 0.15  # 0.09 for normal weights
     marked = {name for name, module in llama.named_modules() if hasattr(module, "simulated")}
     assert marked == set(names)
     assert not llama.get_submodule(names[0]).weight.requires_grad
     assert llama.lm_head.weight.requires_grad
 
 
-def test_a_relative_error_is_the_norm_of_the_change_over_the_norm() -> None:
-    model = nn.Sequential(nn.Linear(64, 8))
-    before = model[0].weight.detach().clone()
-    error = simulate(model, ["0"], dtype="int4", blocksize=32, dq=False)["0"]
-    assert error == pytest.approx(float((model[0].weight - before).norm() / before.norm()))
-
-
-def test_a_weight_of_zeros_has_no_error() -> None:
-    model = nn.Sequential(nn.Linear(64, 8))
-    nn.init.zeros_(model[0].weight)
-    assert simulate(model, ["0"], dtype="nf4", blocksize=64, dq=True) == {"0": 0.0}
-
-
 def test_conv1d_is_quantized_along_its_inputs_as_a_linear_layer_is() -> None:
     conv, linear = Conv1D(96, 64), nn.Linear(64, 96)  # both 64 -> 96
     linear.weight.data = conv.weight.data.T.clone()
     for module in (conv, linear):
-        simulate(nn.ModuleDict({"x": module}), ["x"], dtype="nf4", blocksize=64, dq=False)
+        simulate_quantization(
+            nn.ModuleDict({"x": module}), ["x"], dtype="nf4", blocksize=64, dq=False
+        )
     assert torch.equal(conv.weight.T, linear.weight)
 
 
@@ -51,9 +41,8 @@ def test_conv1d_is_quantized_along_its_inputs_as_a_linear_layer_is() -> None:
 )
 def test_the_mark_counts_what_codes_and_scales_would_take(dq: bool, bytes_per_scale: float) -> None:
     model = nn.Sequential(nn.Linear(256, 256))
-    simulate(model, ["0"], dtype="int4", blocksize=64, dq=dq)
-    state = model[0].simulated
-    assert isinstance(state, SimulatedState)
+    simulate_quantization(model, ["0"], dtype="int4", blocksize=64, dq=dq)
+    state = model[0].simulated["weight"]
     assert state.code_bytes == 256 * 256 // 2
     assert state.scale_bytes == 1024 * bytes_per_scale + (4 if dq else 0)  # 4: the offset
 
@@ -69,7 +58,7 @@ def test_a_bad_weight_is_refused_by_its_module_name() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     model[0].weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"^0: 1 of 16 weights are NaN"):
-        simulate(model, ["0"], dtype="nf4", blocksize=64, dq=False)
+        simulate_quantization(model, ["0"], dtype="nf4", blocksize=64, dq=False)
 
 
 def test_af4_has_levels_of_its_own_in_other_blocks() -> None:
@@ -90,9 +79,9 @@ def test_a_type_of_the_text_for_the_constants_differs_from_the_released_one_and_
     for read in (released, text):
         assert (read - once).norm() < 0.03 * once.norm()
     model = nn.Sequential(nn.Linear(256, 256))
-    simulate(model, ["0"], dtype="nf4", blocksize=64, dq=True, scales="fp8_e4m3")
-    assert model[0].simulated.scales == "fp8_e4m3"
-    assert model[0].simulated.scale_bytes == 1024 + 4 * 4 + 4
+    simulate_quantization(model, ["0"], dtype="nf4", blocksize=64, dq=True, scales="fp8_e4m3")
+    assert model[0].simulated["weight"].scales == "fp8_e4m3"
+    assert model[0].simulated["weight"].scale_bytes == 1024 + 4 * 4 + 4
 
 
 def test_constants_in_e4m3_are_its_nearest_numbers() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qlora_repro.quant.blockwise import quantize
-from qlora_repro.quant.codebooks import codebook
+from qlora_repro.quant.codebooks import make_codebook
 
 
 def test_an_error_in_one_piece_is_raised_and_the_threads_are_given_back() -> None:
@@ -14,19 +14,19 @@ def test_an_error_in_one_piece_is_raised_and_the_threads_are_given_back() -> Non
     weight = torch.randn(1 << 19)
     weight[-1] = torch.inf
     with pytest.raises(ValueError, match="1 of 524288 weights are NaN or infinite"):
-        quantize(weight, codebook("nf4"), blocksize=64)
+        quantize(weight, make_codebook("nf4"), blocksize=64)
     assert torch.get_num_threads() == before
 
 
 MEASURE = """
 import re, resource, sys, torch
 from qlora_repro.quant.blockwise import quantize
-from qlora_repro.quant.codebooks import codebook
+from qlora_repro.quant.codebooks import make_codebook
 
 def resident(field):
     return int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 
-book = codebook("nf4")
+book = make_codebook("nf4")
 quantize(torch.randn(1 << 18).bfloat16(), book, blocksize=64)
 weight = torch.empty(1 << 26, dtype=torch.bfloat16).normal_()
 open("/proc/self/clear_refs", "w").write("5")  # the peak so far is forgotten

@@ -7,9 +7,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from qlora_repro.errors import ModelError
 from qlora_repro.quant.bitsandbytes import quantize_in_place
-from qlora_repro.quant.fake_quant import simulate
-from qlora_repro.quant.linear_layers import quantizable
-from qlora_repro.quant.storage import Kept, Storage, storage
+from qlora_repro.quant.fake_quant import simulate_quantization
+from qlora_repro.quant.linear_layers import find_quantizable_layers
+from qlora_repro.quant.storage import Storage, UnquantizedParams, measure_storage
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def model() -> LlamaForCausalLM:
 def measured(
     model: LlamaForCausalLM, *, backend: str, dtype: str = "nf4", blocksize: int = 64, dq: bool
 ) -> Storage:
-    names = quantizable(model)
+    names = find_quantizable_layers(model)
     if backend == "bnb":
         quantize_in_place(
             model, names, dtype=dtype, blocksize=blocksize, dq=dq, compute_dtype=torch.float32
         )
     else:
-        simulate(model, names, dtype=dtype, blocksize=blocksize, dq=dq)
-    return storage(model)
+        simulate_quantization(model, names, dtype=dtype, blocksize=blocksize, dq=dq)
+    return measure_storage(model)
 
 
 @pytest.mark.parametrize("backend", ["bnb", "simulated"])
@@ -58,9 +58,9 @@ def test_a_simulated_layer_counts_the_bytes_that_bitsandbytes_holds(
     model: LlamaForCausalLM, dq: bool
 ) -> None:
     one = measured(model, backend="simulated", blocksize=128, dq=dq)
-    names = quantizable(model)
+    names = find_quantizable_layers(model)
     quantize_in_place(model, names, dtype="nf4", blocksize=128, dq=dq, compute_dtype=torch.float32)
-    other = storage(model)
+    other = measure_storage(model)
     assert (one.code_bytes, one.scale_bytes) == (other.code_bytes, other.scale_bytes)
     assert one.table_bytes == 0 < other.table_bytes
 
@@ -78,26 +78,28 @@ def test_a_peft_wrapper_changes_nothing_but_the_adapters(llama: LlamaForCausalLM
     for backend in ("simulated", "bnb"):
         copy = LlamaForCausalLM(llama.config)
         bare = measured(copy, backend=backend, dq=True)
-        wrapped = storage(get_peft_model(copy, LoraConfig(r=4, target_modules=["q_proj"])))
-        adapter = Kept("adapter", "float32", 2 * 4 * (64 + 64))
-        assert set(wrapped.kept) == {*bare.kept, adapter}
+        wrapped = measure_storage(get_peft_model(copy, LoraConfig(r=4, target_modules=["q_proj"])))
+        adapter = UnquantizedParams("adapter", "float32", 2 * 4 * (64 + 64))
+        assert set(wrapped.unquantized) == {*bare.unquantized, adapter}
         assert (wrapped.modules, wrapped.params) == (bare.modules, bare.params)
         assert wrapped.bits_per_param == bare.bits_per_param
 
 
 def test_what_is_kept_is_told_by_role_and_dtype(llama: LlamaForCausalLM) -> None:
     llama.lm_head.to(torch.bfloat16)
-    linear = sum(llama.get_submodule(name).weight.numel() for name in quantizable(llama))
-    assert storage(llama).kept == (
-        Kept("embedding", "float32", 128 * 64),
-        Kept("linear", "bfloat16", 128 * 64),
-        Kept("linear", "float32", linear),
-        Kept("norm", "float32", 5 * 64),
+    linear = sum(
+        llama.get_submodule(name).weight.numel() for name in find_quantizable_layers(llama)
+    )
+    assert measure_storage(llama).unquantized == (
+        UnquantizedParams("embedding", "float32", 128 * 64),
+        UnquantizedParams("linear", "bfloat16", 128 * 64),
+        UnquantizedParams("linear", "float32", linear),
+        UnquantizedParams("norm", "float32", 5 * 64),
     )
 
 
 def test_a_model_that_is_not_quantized_has_no_bits_per_parameter(llama: LlamaForCausalLM) -> None:
-    found = storage(llama)
+    found = measure_storage(llama)
     assert found.bits_per_param is None
     assert not found.nested
     assert found.modules == {}
@@ -106,4 +108,4 @@ def test_a_model_that_is_not_quantized_has_no_bits_per_parameter(llama: LlamaFor
 def test_a_layer_that_never_got_its_codes_is_refused() -> None:
     model = nn.Sequential(Linear4bit(64, 64))
     with pytest.raises(ModelError, match="0 is a Linear4bit without codes"):
-        storage(model)
+        measure_storage(model)

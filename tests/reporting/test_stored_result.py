@@ -9,10 +9,10 @@ import pytest
 from qlora_repro import pipeline
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.reporting import run_table, stored_result
-from qlora_repro.stats.paired import wilson
+from qlora_repro.stats.intervals import wilson_interval
 from qlora_repro.store.cell import find_cell
-from qlora_repro.store.runs import Folder, open_store
-from qlora_repro.sweep.run_cell import attempt
+from qlora_repro.store.runs import RunFolder, open_store
+from qlora_repro.sweep.run_cell import run_cell
 
 Configured = Callable[..., RunConfig]
 SMALL = (
@@ -24,7 +24,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def root(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    pipeline.run(configured(*SMALL, f"results_dir={folder}"))
+    pipeline.run_stages(configured(*SMALL, f"results_dir={folder}"))
     return folder
 
 
@@ -33,17 +33,17 @@ def say_older_torch(root: Path) -> None:
     for path in root.glob("*/origin-*.json"):
         origin = json.loads(path.read_text())
         origin["packages"]["torch"] = "1.0"
-        Folder(path.parent, "").write_json(path.name, origin)
+        RunFolder(path.parent, "").write_json(path.name, origin)
 
 
 def test_a_changed_log_level_device_or_results_folder_is_the_same_cell(
     configured: Configured, root: Path
 ) -> None:
     plain = find_cell(configured(*SMALL, f"results_dir={root}"), open_store(root))
-    assert plain.missing() == []
+    assert plain.missing_stages() == []
     words = ("model.device=cpu", "train.log_steps=5", "tracker=wandb", "on_error=stop")
     other = find_cell(configured(*SMALL, *words, f"results_dir={root}/."), open_store(root))
-    assert other.missing() == []
+    assert other.missing_stages() == []
 
 
 def test_a_changed_revision_dataset_or_number_of_questions_is_another_cell(
@@ -55,13 +55,13 @@ def test_a_changed_revision_dataset_or_number_of_questions_is_another_cell(
         ("eval.n=2", ["scores before tuning", "scores after tuning"]),
     ):
         cell = find_cell(configured(*SMALL, word, f"results_dir={root}"), open_store(root))
-        assert cell.missing() == missing
+        assert cell.missing_stages() == missing
 
 
 def test_a_scoring_asked_for_by_two_presets_is_one(configured: Configured, root: Path) -> None:
     words = ("eval.name=table4", "train.name=table4", "data.max_truncated=0.5")
     cell = find_cell(configured(*SMALL, *words, f"results_dir={root}"), open_store(root))
-    assert cell.missing() == []
+    assert cell.missing_stages() == []
 
 
 def test_what_other_versions_made_is_taken_with_a_word_or_made_again_on_demand(
@@ -69,14 +69,14 @@ def test_what_other_versions_made_is_taken_with_a_word_or_made_again_on_demand(
 ) -> None:
     say_older_torch(root)
     cfg = configured(*SMALL, f"results_dir={root}")
-    assert attempt(cfg, rerun="").state == "in the store"
+    assert run_cell(cfg, rerun="").state == "in the store"
     said = capsys.readouterr().out
     for stage in ("scores before tuning", "training", "scores after tuning"):
         assert f"note: {stage}: made with torch 1.0, now " in said
     anew = configured(*SMALL, f"results_dir={root}", "rerun=versions")
-    assert attempt(anew, rerun="").state == "done"
+    assert run_cell(anew, rerun="").state == "done"
     assert "training on 16 rows" in capsys.readouterr().out
-    assert attempt(anew, rerun="").state == "in the store"
+    assert run_cell(anew, rerun="").state == "in the store"
     assert "made with" not in capsys.readouterr().out
 
 
@@ -85,10 +85,10 @@ def test_the_interval_of_an_untuned_score_is_kept_and_not_drawn_again(
 ) -> None:
     untuned = ("stages=[eval]", "lora=none", "train=none", "train.max_steps=0")
     cfg = configured(*SMALL, *untuned, f"results_dir={tmp_path}")
-    (made,) = pipeline.run(cfg).lines
-    assert made.interval == wilson(round(made.before * made.n), made.n)
-    monkeypatch.setattr(run_table, "interval", None)  # fails if it is asked
-    (kept,) = stored_result.result(find_cell(cfg, open_store(tmp_path))).lines
+    (made,) = pipeline.run_stages(cfg).lines
+    assert made.interval == wilson_interval(round(made.before * made.n), made.n)
+    monkeypatch.setattr(run_table, "score_interval", None)  # fails if it is asked
+    (kept,) = stored_result.load_result(find_cell(cfg, open_store(tmp_path))).lines
     assert kept == made
 
 
@@ -97,7 +97,7 @@ def test_origins_hold_command_versions_and_settings_and_no_secret(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "very-secret")
     cfg = configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]", "data.rows=8")
-    folder = pipeline.run(cfg).folder
+    folder = pipeline.run_stages(cfg).folder
     text = (folder / "origin-train.json").read_text()
     origin = json.loads(text)
     assert origin["config"]["data"]["rows"] == 8
@@ -114,6 +114,6 @@ def test_weights_that_were_cut_off_are_trained_again_to_the_same_bytes(
     weights = folder / "adapter" / "adapter_model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(before[:-1])
-    assert attempt(cfg, rerun="").state == "done"
+    assert run_cell(cfg, rerun="").state == "done"
     assert f"{folder / 'adapter'} is torn; training is done again" in capsys.readouterr().out
     assert weights.read_bytes() == before

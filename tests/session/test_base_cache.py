@@ -21,7 +21,7 @@ TELLING = ("steps.jsonl", "adapter/adapter_model.safetensors", "answers-*.jsonl"
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     yield
-    session.forget()
+    session.clear_caches()
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return call
 
     monkeypatch.setattr(session, "load_base", counting("base", session.load_base))
-    monkeypatch.setattr(train, "examples", counting("examples", train.examples))
-    monkeypatch.setattr(train, "encoded", counting("encoded", train.encoded))
+    monkeypatch.setattr(session, "load_examples", counting("examples", session.load_examples))
+    monkeypatch.setattr(train, "encode_rows", counting("encoded", train.encode_rows))
     return counts
 
 
@@ -54,12 +54,12 @@ def test_a_sweep_loads_once_and_its_last_cell_is_that_cell_alone_byte_for_byte(
 ) -> None:
     def run(root: str, *words: str) -> Path:
         cfg = configured(*SMALL, *how, f"results_dir={tmp_path / root}", *words)
-        return pipeline.run(cfg).folder
+        return pipeline.run_stages(cfg).folder
 
     run("sweep", "seed=0", "lora=qv")
     last = run("sweep", "seed=1")
     assert counted == {"base": 1, "examples": 1, "encoded": 1}
-    session.forget()
+    session.clear_caches()
     alone = run("alone", "seed=1")
     assert counted["base"] == 2
     assert len(told(alone)) == len(TELLING)
@@ -70,25 +70,27 @@ def test_another_base_or_dataset_is_loaded_and_the_old_one_let_go(
     configured: Configured, counted: dict[str, int], tmp_path: Path
 ) -> None:
     first = configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]")
-    pipeline.run(first)
-    assert session.BASE.loaded is not None
-    assert session.BASE.take("another") is None
-    assert session.BASE.loaded is None
-    pipeline.run(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]", "data.rows=15"))
+    pipeline.run_stages(first)
+    assert session.BASE_MODEL.loaded is not None
+    assert session.BASE_MODEL.acquire("another") is None
+    assert session.BASE_MODEL.loaded is None
+    pipeline.run_stages(
+        configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]", "data.rows=15")
+    )
     assert counted == {"base": 2, "examples": 2, "encoded": 2}
 
 
 def test_a_base_that_a_cell_changed_is_not_kept(configured: Configured, tmp_path: Path) -> None:
-    holder = session.Live(configured(*SMALL), tmp_path)
+    holder = session.ModelSession(configured(*SMALL), tmp_path)
     loaded = holder.base()
     next(loaded.model.parameters()).data.add_(0)  # in place, as a careless stage might
-    holder.release(keep=True)
-    unchanged = session.BASE.loaded
-    other = session.Live(configured(*SMALL), tmp_path)
+    holder.release(keep_base=True)
+    unchanged = session.BASE_MODEL.loaded
+    other = session.ModelSession(configured(*SMALL), tmp_path)
     other.base().model.config.vocab_size += 1
-    other.release(keep=True)
-    assert unchanged is None or unchanged is not session.BASE.loaded
-    assert session.BASE.loaded is None
+    other.release(keep_base=True)
+    assert unchanged is None or unchanged is not session.BASE_MODEL.loaded
+    assert session.BASE_MODEL.loaded is None
 
 
 def test_a_cell_that_failed_keeps_nothing(
@@ -97,7 +99,7 @@ def test_a_cell_that_failed_keeps_nothing(
     def broken(*words: Any, **named: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(train, "train", broken)
+    monkeypatch.setattr(train, "train_model", broken)
     with pytest.raises(ZeroDivisionError):
-        pipeline.run(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]"))
-    assert session.BASE.loaded is None
+        pipeline.run_stages(configured(*SMALL, f"results_dir={tmp_path}", "stages=[train]"))
+    assert session.BASE_MODEL.loaded is None

@@ -10,7 +10,7 @@ import torch
 from qlora_repro import session
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.session import Live
+from qlora_repro.session import ModelSession
 
 Configured = Callable[..., RunConfig]
 
@@ -39,19 +39,19 @@ def test_a_large_model_is_refused_before_it_is_loaded_where_no_gpu_is_seen(
     cfg = configured(f"model={model}")
     why = r"has 6\.7 B parameters, .* built for CUDA 13\.0, which needs an NVIDIA driver of at lea"
     with pytest.raises(ConfigError, match=why):
-        Live(cfg, tmp_path).base()
+        ModelSession(cfg, tmp_path).base()
     full = configured(f"model={model}", "lora=none", "dtype=bf16", "train=full")
     with pytest.raises(ConfigError, match=r"write model\.device=cpu"):
-        Live(full, tmp_path).tuned()
+        ModelSession(full, tmp_path).tuned()
     with pytest.raises(Loaded):
-        Live(configured(f"model={model}", "model.device=cpu"), tmp_path).base()
+        ModelSession(configured(f"model={model}", "model.device=cpu"), tmp_path).base()
 
 
 def test_a_small_model_goes_to_the_cpu_with_a_word(
     configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Loaded):
-        Live(configured("model=pythia_160m"), tmp_path).base()
+        ModelSession(configured("model=pythia_160m"), tmp_path).base()
     says = "note: torch sees no GPU: it is built for CUDA 13.0, which needs an NVIDIA driver of at "
     assert says in capsys.readouterr().out
 
@@ -64,7 +64,7 @@ def test_a_torch_without_cuda_says_so(
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(Loaded):
-        Live(configured("model=pythia_160m"), tmp_path).base()
+        ModelSession(configured("model=pythia_160m"), tmp_path).base()
     assert "is a build without CUDA; pythia_160m goes to the CPU" in capsys.readouterr().out
 
 
@@ -73,5 +73,5 @@ def test_a_model_made_for_cpus_and_one_sent_there_go_without_a_word(
     words: tuple[str, ...], configured: Configured, tmp_path: Path, capsys: Any
 ) -> None:
     with pytest.raises(Loaded):
-        Live(configured(*words), tmp_path).base()
+        ModelSession(configured(*words), tmp_path).base()
     assert "note:" not in capsys.readouterr().out

@@ -16,7 +16,12 @@ from transformers.generation import TopPLogitsWarper
 from qlora_repro.config.schema import GenerateConfig
 from qlora_repro.data.questions import Question, read_questions
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.stages.generate import Nucleus, TurnMarkers, generate, nucleus
+from qlora_repro.stages.generate import (
+    NucleusSampler,
+    StopAtTurnMarkers,
+    generate_answers,
+    mask_outside_nucleus,
+)
 
 generate_module = sys.modules["qlora_repro.stages.generate"]  # the package names its function alike
 Make = Callable[..., GenerateConfig]
@@ -79,9 +84,9 @@ def test_an_answer_does_not_depend_on_its_batch(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make, temperature: float
 ) -> None:
     cfg = config(temperature=temperature)
-    together = generate(model, tokenizer, QUESTIONS, cfg, run_id="r", seed=0)
+    together = generate_answers(model, tokenizer, QUESTIONS, cfg, run_id="r", seed=0)
     alone = [
-        generate(model, tokenizer, [question], cfg, run_id="r", seed=0)[0]
+        generate_answers(model, tokenizer, [question], cfg, run_id="r", seed=0)[0]
         for question in reversed(QUESTIONS)
     ]
     assert together == alone[::-1]
@@ -90,7 +95,9 @@ def test_an_answer_does_not_depend_on_its_batch(
 def test_greedy_answers_are_the_largest_logits_one_after_the_other(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make
 ) -> None:
-    found = generate(model, tokenizer, QUESTIONS, config(temperature=0.0), run_id="r", seed=0)
+    found = generate_answers(
+        model, tokenizer, QUESTIONS, config(temperature=0.0), run_id="r", seed=0
+    )
     model.eval()
     for question, answer in zip(QUESTIONS, found, strict=True):
         ids = tokenizer(question.text)["input_ids"]
@@ -108,27 +115,27 @@ def test_the_random_state_found_changes_nothing_and_stays(
 ) -> None:
     model.train()
     torch.manual_seed(5)
-    first = generate(model, tokenizer, QUESTIONS, config(), run_id="r", seed=0)
+    first = generate_answers(model, tokenizer, QUESTIONS, config(), run_id="r", seed=0)
     torch.manual_seed(6)
     state = torch.get_rng_state()
-    assert generate(model, tokenizer, QUESTIONS, config(), run_id="r", seed=0) == first
+    assert generate_answers(model, tokenizer, QUESTIONS, config(), run_id="r", seed=0) == first
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", None)
-    assert generate(model, tokenizer, QUESTIONS, config(), run_id="r", seed=1) != first
+    assert generate_answers(model, tokenizer, QUESTIONS, config(), run_id="r", seed=1) != first
 
 
 def test_the_nucleus_equals_that_of_transformers() -> None:
     scores = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 3
     theirs = TopPLogitsWarper(top_p=0.9)(torch.empty(0), scores).isinf()
-    assert torch.equal(nucleus(scores, p=0.9).isinf(), theirs)
+    assert torch.equal(mask_outside_nucleus(scores, p=0.9).isinf(), theirs)
 
 
 def test_samples_have_the_probabilities_of_the_nucleus() -> None:
     scores = torch.tensor([[2.0, 1.5, 1.0, 0.0, -4.0]])
-    sampler = Nucleus([3], p=0.9, temperature=0.7)
+    sampler = NucleusSampler([3], p=0.9, temperature=0.7)
     drawn = [int(sampler(torch.empty(0), scores).argmax()) for _ in range(4000)]
-    kept = nucleus(scores / 0.7, p=0.9).exp()[0]
+    kept = mask_outside_nucleus(scores / 0.7, p=0.9).exp()[0]
     expected = np.array((kept / kept.sum()).tolist())
     counts = np.bincount(drawn, minlength=5)
     inside = expected > 0
@@ -170,13 +177,15 @@ def test_an_answer_ends_at_eos_at_a_turn_marker_or_when_it_is_long(  # noqa: PLR
     every: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks = partial(TurnMarkers, every=every)
+    looks = partial(StopAtTurnMarkers, every=every)
     monkeypatch.setattr(
-        generate_module, "TurnMarkers", lambda *given, **named: looks(*given, start=named["start"])
+        generate_module,
+        "StopAtTurnMarkers",
+        lambda *given, **named: looks(*given, start=named["start"]),
     )
     scripted(model, tokenizer, text)
     cfg = config(temperature=0.0, template="guanaco", max_new_tokens=18)
-    (found,) = generate(model, tokenizer, QUESTIONS[:1], cfg, run_id="r", seed=0)
+    (found,) = generate_answers(model, tokenizer, QUESTIONS[:1], cfg, run_id="r", seed=0)
     assert (found.answer, found.n_tokens, found.finish) == expected
 
 
@@ -184,11 +193,11 @@ def test_a_row_that_has_stopped_waits_for_the_others(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make
 ) -> None:
     greedy = config(temperature=0.0)
-    first = generate(model, tokenizer, QUESTIONS, greedy, run_id="r", seed=0)
+    first = generate_answers(model, tokenizer, QUESTIONS, greedy, run_id="r", seed=0)
     marker = next(row.answer[1:3] for row in first if len(row.answer) > 4)
     cut = config(temperature=0.0, stop=[marker])
     for plain, short in zip(
-        first, generate(model, tokenizer, QUESTIONS, cut, run_id="r", seed=0), strict=True
+        first, generate_answers(model, tokenizer, QUESTIONS, cut, run_id="r", seed=0), strict=True
     ):
         assert short.answer == plain.answer.split(marker)[0].strip()
         assert (short.finish == "stop") == (marker in plain.answer)
@@ -197,7 +206,7 @@ def test_a_row_that_has_stopped_waits_for_the_others(
 def test_a_limit_keeps_the_first_questions(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make
 ) -> None:
-    found = generate(model, tokenizer, QUESTIONS, config(limit=2), run_id="r", seed=0)
+    found = generate_answers(model, tokenizer, QUESTIONS, config(limit=2), run_id="r", seed=0)
     assert [row.question_id for row in found] == ["0", "1"]
 
 
@@ -210,14 +219,14 @@ def test_long_questions_have_the_room_that_is_left_and_change_no_other_answer(
         Question(question_id="less", text="x" * 120),
         Question(question_id="cut", text="y" * 100 + "x" * 120),
     ]
-    rows = generate(model, tokenizer, [*QUESTIONS, *long], cfg, run_id="r", seed=0)
-    assert rows[:4] == generate(model, tokenizer, QUESTIONS, cfg, run_id="r", seed=0)
+    rows = generate_answers(model, tokenizer, [*QUESTIONS, *long], cfg, run_id="r", seed=0)
+    assert rows[:4] == generate_answers(model, tokenizer, QUESTIONS, cfg, run_id="r", seed=0)
     assert [(row.room, row.cut) for row in rows[4:]] == [(None, None), (136, None), (128, 92)]
     assert all(row.n_tokens <= (row.room or 140) for row in rows)
     assert rows[6].question == long[2].text  # on record as it was asked
     end = [Question(question_id="end", text=long[2].text[92:])]
     shortened = config(temperature=0.0, max_new_tokens=128)
-    (alone,) = generate(model, tokenizer, end, shortened, run_id="r", seed=0)
+    (alone,) = generate_answers(model, tokenizer, end, shortened, run_id="r", seed=0)
     assert rows[6].answer == alone.answer
 
 
@@ -227,7 +236,9 @@ def test_a_question_that_does_not_fit_at_all_is_named(
     path = tmp_path / "long.json"
     path.write_text(json.dumps({"prompt": "x" * 250 + "{source}", "lead": "", "stop": []}))
     with pytest.raises(DataError, match=r"question 0 cannot be asked: .* the 244 tokens"):
-        generate(model, tokenizer, QUESTIONS, config(template=str(path)), run_id="r", seed=0)
+        generate_answers(
+            model, tokenizer, QUESTIONS, config(template=str(path)), run_id="r", seed=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +251,7 @@ def test_settings_that_make_no_sense_are_refused(
     changed: dict[str, Any],
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(changed))):
-        generate(model, tokenizer, QUESTIONS, config(**changed), run_id="r", seed=0)
+        generate_answers(model, tokenizer, QUESTIONS, config(**changed), run_id="r", seed=0)
 
 
 def test_a_question_file_may_call_its_text_by_three_names(tmp_path: Path) -> None:

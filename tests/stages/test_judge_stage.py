@@ -9,11 +9,11 @@ import pytest
 from qlora_repro import pipeline
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
-from qlora_repro.judge.other_judges import verdict
-from qlora_repro.judge.win_rates import SWAPPED
+from qlora_repro.judge.other_judges import compare_with_reference
+from qlora_repro.judge.win_rates import SWAPPED_VERDICT
 from qlora_repro.records import Generation, Judgment
 from qlora_repro.reporting.run_table import CellResult
-from qlora_repro.store.runs import Folder
+from qlora_repro.store.runs import RunFolder
 
 Configured = Callable[..., RunConfig]
 SMALL = ("model=tiny", "data.rows=16", "train.max_steps=2", "lora.r=4", "judge=reference")
@@ -21,7 +21,7 @@ ASKED = ("generate=procedural", "generate.limit=8", "generate.max_new_tokens=4")
 
 
 def start(configured: Configured, root: Path, *words: str) -> CellResult:
-    return pipeline.run(configured(*SMALL, *words, f"results_dir={root}"))
+    return pipeline.run_stages(configured(*SMALL, *words, f"results_dir={root}"))
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +33,20 @@ def root(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def folder_of(root: Path, mark: str) -> Folder:
+def folder_of(root: Path, mark: str) -> RunFolder:
     (path,) = (path for path in root.glob(f"tiny-*{mark}*") if path.is_dir())
-    return Folder(path, path.name[-12:])
+    return RunFolder(path, path.name[-12:])
 
 
-def judgments(folder: Folder) -> list[list[Judgment]]:
-    return [folder.read(p.name, Judgment) for p in sorted(folder.path.glob("judgments-*.jsonl"))]
+def judgments(folder: RunFolder) -> list[list[Judgment]]:
+    return [
+        folder.read_records(p.name, Judgment) for p in sorted(folder.path.glob("judgments-*.jsonl"))
+    ]
 
 
-def answers(folder: Folder) -> dict[str, Generation]:
+def answers(folder: RunFolder) -> dict[str, Generation]:
     (path,) = folder.path.glob("generations-*.jsonl")
-    return {row.question_id: row for row in folder.read(path.name, Generation)}
+    return {row.question_id: row for row in folder.read_records(path.name, Generation)}
 
 
 def test_a_trained_run_is_judged_against_its_base_on_questions_that_both_answered(
@@ -60,10 +62,12 @@ def test_a_trained_run_is_judged_against_its_base_on_questions_that_both_answere
     for row in rows:
         one, other = texts[row.run_first][row.question], texts[row.run_second][row.question]
         assert one.question == other.question
-        assert row.verdict == verdict(one.answer, other.answer, one.reference, margin=0.05)
+        assert row.verdict == compare_with_reference(
+            one.answer, other.answer, one.reference, margin=0.05
+        )
     found = {(row.question, row.first): row.verdict for row in rows}
     for row in rows:
-        assert found[row.question, row.second] == SWAPPED[str(row.verdict)]
+        assert found[row.question, row.second] == SWAPPED_VERDICT[str(row.verdict)]
 
 
 def test_two_runs_are_compared_by_their_ids(
@@ -72,10 +76,10 @@ def test_two_runs_are_compared_by_their_ids(
     one, two = folder_of(root, "-s0-"), folder_of(root, "-s1-")
     words = ["stages=[judge]", f"judge.run={two.path.name}", f"judge.opponent='{one.run_id}'"]
     result = start(configured, root, *words)
-    (found,) = result.judged
-    assert (found.system, found.opponent, found.n) == (two.path.name, one.path.name, 16)
+    (found,) = result.win_rates
+    assert (found.system, found.opponent, found.n_verdicts) == (two.path.name, one.path.name, 16)
     assert "not GPT-4" in capsys.readouterr().out
-    assert start(configured, root, *words).judged == result.judged
+    assert start(configured, root, *words).win_rates == result.win_rates
     assert "judging" not in capsys.readouterr().out
     assert len(judgments(two)) == 1
 
@@ -84,8 +88,8 @@ def test_other_settings_of_a_judge_are_other_verdicts(root: Path, configured: Co
     two = folder_of(root, "-s1-")
     before = len(judgments(two))
     words = ["stages=[judge]", "seed=1", *ASKED, "judge.margin=1"]
-    (found,) = start(configured, root, *words).judged
-    assert (found.ties, found.n) == (16, 16)
+    (found,) = start(configured, root, *words).win_rates
+    assert (found.ties, found.n_verdicts) == (16, 16)
     assert len(judgments(two)) == before + 1
 
 
@@ -99,9 +103,9 @@ def test_a_file_of_answers_is_an_opponent(
     path = tmp_path / "oracle.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in right[:6]))
     words = ["stages=[judge]", f"judge.run={two.path.name}", f"judge.opponent={path}"]
-    (found,) = start(configured, root, *words).judged
+    (found,) = start(configured, root, *words).win_rates
     assert found.opponent == "oracle"
-    assert (found.wins, found.n, found.unanswered) == (0, 12, 2)
+    assert (found.wins, found.n_verdicts, found.unanswered) == (0, 12, 2)
     assert found.losses > 6
 
 

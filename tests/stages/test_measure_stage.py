@@ -9,7 +9,7 @@ from qlora_repro import pipeline
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.records import Answer, Codebook, Metric, Normality, QuantErrors, SramQuantiles
-from qlora_repro.store.runs import Folder
+from qlora_repro.store.runs import RunFolder
 
 Configured = Callable[..., RunConfig]
 UNTUNED = ("model=tiny", "train=none", "eval=none")
@@ -27,12 +27,12 @@ SMALL = (
 READING = ("stages=[eval]", "eval.perplexity_window=32", "eval.reference=true")
 
 
-def start(configured: Configured, root: Path, *words: str) -> Folder:
-    found = pipeline.run(configured(*words, f"results_dir={root}"))
-    return Folder(found.folder, found.folder.name.rpartition("-")[2])
+def start(configured: Configured, root: Path, *words: str) -> RunFolder:
+    found = pipeline.run_stages(configured(*words, f"results_dir={root}"))
+    return RunFolder(found.folder, found.folder.name.rpartition("-")[2])
 
 
-def named(folder: Folder, kind: str) -> str:
+def named(folder: RunFolder, kind: str) -> str:
     (found,) = folder.path.glob(f"{kind}-*.jsonl")
     return found.name
 
@@ -63,16 +63,16 @@ def test_everything_is_measured_once_and_shown(
     configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = start(configured, tmp_path, *SMALL)
-    errors = folder.read(named(folder, "quant_errors"), QuantErrors)
+    errors = folder.read_records(named(folder, "quant_errors"), QuantErrors)
     assert {row.source for row in errors} == {"normal", "weights"}
     of_weights = [row for row in errors if row.source == "weights" and row.dtype == "nf4"]
     assert {(row.layer, row.role) for row in of_weights} >= {(0, "q"), (1, "down")}
     assert {row.run_id for row in errors} == {folder.run_id}
-    books = folder.read(named(folder, "codebooks"), Codebook)
+    books = folder.read_records(named(folder, "codebooks"), Codebook)
     assert {book.dtype for book in books} >= {"nf4", "int8", "optimum_16"}
-    rows = folder.read(named(folder, "normality"), Normality)
+    rows = folder.read_records(named(folder, "normality"), Normality)
     assert {row.source for row in rows} == {"weights", "normal"}
-    quantiles = folder.read(named(folder, "sram_quantiles"), SramQuantiles)
+    quantiles = folder.read_records(named(folder, "sram_quantiles"), SramQuantiles)
     assert {(row.chunk, row.count) for row in quantiles} == {(32, 1), (32, 4), (64, 1), (64, 4)}
     first = capsys.readouterr().out
     assert "mean squared error" in first
@@ -95,8 +95,8 @@ def test_a_quantized_model_is_compared_with_the_16_bit_one_and_a_16_bit_one_is_n
         ("dtype=bf16", "dq=false"),
     ):
         folder = start(configured, tmp_path / "results", *words, *dtype)
-        metrics = {m.name: m for m in folder.read(named(folder, "metrics"), Metric)}
-        answers = folder.read(named(folder, "answers"), Answer)
+        metrics = {m.name: m for m in folder.read_records(named(folder, "metrics"), Metric)}
+        answers = folder.read_records(named(folder, "answers"), Answer)
         means[dtype[0]] = {name: metric.value for name, metric in metrics.items()}
         for name in metrics.keys() - {"perplexity"}:
             values = [a.value for a in answers if a.name == name]

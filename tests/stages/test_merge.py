@@ -20,9 +20,9 @@ from qlora_repro import pipeline
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.lora import adapter as lora
 from qlora_repro.model.load import load_base
-from qlora_repro.quant.bitsandbytes import dequantized_weight
-from qlora_repro.session import Live
-from qlora_repro.stages.merge import PROBE, merge
+from qlora_repro.quant.bitsandbytes import dequantize_weight
+from qlora_repro.session import ModelSession
+from qlora_repro.stages.merge import PROBE_TEXTS, run_merge
 
 SMALL = (
     "model=tiny",
@@ -63,7 +63,7 @@ def merged(
     capsys: pytest.CaptureFixture[str],
 ) -> Merged:
     cfg = configured(*SMALL, *HOLDS[request.param], f"results_dir={tmp_path}")
-    folder = pipeline.run(cfg).folder
+    folder = pipeline.run_stages(cfg).folder
     base = load_base(cfg.model, cfg.dtype, dq=cfg.dq).model
     live = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
     return Merged(folder, live, capsys.readouterr().out)
@@ -72,10 +72,10 @@ def merged(
 def exact(live: PeftModel) -> dict[str, Tensor]:
     """W + (alpha / r) B A for each adapted layer, in float64, from peft's own tensors."""
     found = {}
-    for name, site in lora.adapters(live).items():
+    for name, site in lora.find_lora_layers(live).items():
         layer: Any = site
         a, b = layer.lora_A["default"].weight.double(), layer.lora_B["default"].weight.double()
-        weight = dequantized_weight(layer.base_layer).double()
+        weight = dequantize_weight(layer.base_layer).double()
         assert b.abs().max() > 0
         found[f"{name}.weight"] = weight + 16 / 8 * b @ a
     return found
@@ -114,7 +114,7 @@ def test_it_says_how_far_the_logits_moved(merged: Merged) -> None:
     tokenizer = AutoTokenizer.from_pretrained(merged.folder / "merged")
     moved = [
         (merged.live(ids).logits - plain(ids).logits.float()).abs().flatten()
-        for ids in (tokenizer(text, return_tensors="pt")["input_ids"] for text in PROBE)
+        for ids in (tokenizer(text, return_tensors="pt")["input_ids"] for text in PROBE_TEXTS)
     ]
     largest, mean = torch.cat(moved).max().item(), torch.cat(moved).mean().item()
     words = " ".join(merged.said.split())
@@ -139,12 +139,12 @@ def test_other_layouts_merge_too(
     kind: str, family: str, configured: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     """GPT-2 keeps its weights transposed, a classifier trains its head along, T5 has two stacks."""
-    from qlora_repro.model.tiny import tiny_checkpoint
+    from qlora_repro.model.tiny import make_tiny_checkpoint
 
     labels = "2" if kind == "classification" else "null"
-    path = f"model.path={tiny_checkpoint(family)}"
+    path = f"model.path={make_tiny_checkpoint(family)}"
     asked = ("model=local", path, f"model.kind={kind}", f"model.num_labels={labels}")
-    live = Live(configured(*asked, "dtype.compute_dtype=float32"), tmp_path)
+    live = ModelSession(configured(*asked, "dtype.compute_dtype=float32"), tmp_path)
     model = live.trainable().model
     with torch.no_grad():
         for weight in model.parameters():
@@ -153,7 +153,7 @@ def test_other_layouts_merge_too(
                     torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)),
                     alpha=0.02,
                 )
-    folder = merge(live)
+    folder = run_merge(live)
     plain = AUTO[kind].from_pretrained(folder, dtype=torch.float32)
     batch = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
     batch |= {"decoder_input_ids": IDS} if kind == "seq2seq" else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qlora_repro.store import lock
-from qlora_repro.store.lock import claimed, holder
+from qlora_repro.store.lock import describe_holder, hold_lock
 
 
 def of_another_host(path: Path, *, lease: float) -> None:
@@ -24,13 +24,13 @@ def of_another_host(path: Path, *, lease: float) -> None:
 
 def test_one_owner_at_a_time_and_the_next_one_after_it(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    with claimed(path, wait=False) as first:
+    with hold_lock(path, wait=False) as first:
         assert first is not None
-        assert holder(path) == f"process {os.getpid()} on this machine"
-        with claimed(path, wait=False) as second:
+        assert describe_holder(path) == f"process {os.getpid()} on this machine"
+        with hold_lock(path, wait=False) as second:
             assert second is None
-    assert holder(path) is None
-    with claimed(path, wait=False) as third:
+    assert describe_holder(path) is None
+    with hold_lock(path, wait=False) as third:
         assert third is not None
         assert not third.lost
 
@@ -39,10 +39,10 @@ def test_who_waits_gets_the_claim_when_it_is_free(tmp_path: Path) -> None:
     path, order = tmp_path / "run", list[str]()
 
     def waiting() -> None:
-        with claimed(path, wait=True) as held:
+        with hold_lock(path, wait=True) as held:
             order.append("second" if held else "none")
 
-    with claimed(path, wait=False):
+    with hold_lock(path, wait=False):
         thread = threading.Thread(target=waiting)
         thread.start()
         time.sleep(0.3)
@@ -54,13 +54,13 @@ def test_who_waits_gets_the_claim_when_it_is_free(tmp_path: Path) -> None:
 def test_a_silent_claim_of_another_machine_is_taken_over_after_a_lease_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "LEASE", 1.0)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
     path = tmp_path / "run"
     of_another_host(path, lease=1.0)
-    assert holder(path) is not None
-    assert "on elsewhere" in str(holder(path))
+    assert describe_holder(path) is not None
+    assert "on elsewhere" in str(describe_holder(path))
     began = time.monotonic()
-    with claimed(path, wait=True) as held:
+    with hold_lock(path, wait=True) as held:
         assert held is not None
         assert time.monotonic() - began > 0.9
 
@@ -69,11 +69,11 @@ def test_a_silent_claim_of_another_machine_is_taken_over_after_a_lease_and_not_b
 def test_a_clock_that_is_a_day_off_neither_frees_a_claim_nor_keeps_it(
     shift: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "LEASE", 1.0)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
     path = tmp_path / "run"
     of_another_host(path, lease=1.0)
     os.utime(path, (time.time() + shift,) * 2)
-    with claimed(path, wait=False) as early:
+    with hold_lock(path, wait=False) as early:
         assert early is None
-    with claimed(path, wait=True) as late:
+    with hold_lock(path, wait=True) as late:
         assert late is not None

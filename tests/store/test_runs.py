@@ -8,7 +8,7 @@ import pytest
 
 from qlora_repro.errors import StoreError
 from qlora_repro.records import Metric
-from qlora_repro.store.integrity import write_whole
+from qlora_repro.store.integrity import write_atomic
 from qlora_repro.store.runs import FORMAT, open_store
 
 METRIC = Metric(run_id="r", task="mmlu", name="acc", value=0.25, stderr=None, n=4)
@@ -17,18 +17,18 @@ METRIC = Metric(run_id="r", task="mmlu", name="acc", value=0.25, stderr=None, n=
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     folder = open_store(tmp_path).folder("tiny", "abc")
     assert not folder.has("metrics.jsonl")
-    folder.write("metrics.jsonl", [METRIC, METRIC])
+    folder.write_records("metrics.jsonl", [METRIC, METRIC])
     assert folder.has("metrics.jsonl")
-    assert folder.read("metrics.jsonl", Metric) == [METRIC, METRIC]
+    assert folder.read_records("metrics.jsonl", Metric) == [METRIC, METRIC]
     assert folder.path.name == "tiny-abc"
 
 
 def test_failed_write_leaves_nothing_and_the_older_file_as_it_was(tmp_path: Path) -> None:
     folder = open_store(tmp_path).folder("tiny", "abc")
-    folder.write("metrics.jsonl", [METRIC])
+    folder.write_records("metrics.jsonl", [METRIC])
     with pytest.raises(TypeError):
-        folder.write("metrics.jsonl", [METRIC, object()])
-    assert folder.read("metrics.jsonl", Metric) == [METRIC]
+        folder.write_records("metrics.jsonl", [METRIC, object()])
+    assert folder.read_records("metrics.jsonl", Metric) == [METRIC]
     assert sorted(p.name for p in folder.path.iterdir()) == ["metrics.jsonl", "whole.json"]
 
 
@@ -36,10 +36,10 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
     """A file-size limit stands in for a full disk: the write fails in the middle."""
     code = (
         "import resource, signal, sys, pathlib\n"
-        "from qlora_repro.store.integrity import write_whole\n"
+        "from qlora_repro.store.integrity import write_atomic\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "write_whole(pathlib.Path(sys.argv[1]), 'x' * 100_000)\n"
+        "write_atomic(pathlib.Path(sys.argv[1]), 'x' * 100_000)\n"
     )
     target = tmp_path / "records.jsonl"
     done = subprocess.run(
@@ -79,9 +79,9 @@ def test_run_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_write_whole_replaces_in_one_go(tmp_path: Path) -> None:
+def test_write_atomic_replaces_in_one_go(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "a.json"
-    write_whole(target, "one")
-    write_whole(target, "two")
+    write_atomic(target, "one")
+    write_atomic(target, "two")
     assert target.read_text() == "two"
     assert [p.name for p in target.parent.iterdir()] == ["a.json"]

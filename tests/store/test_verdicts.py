@@ -5,13 +5,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from qlora_repro.config.paths import RELEASED_VERDICTS
 from qlora_repro.errors import DataError
 from qlora_repro.store.verdicts import (
     COLUMNS,
-    RELEASED,
-    by_scores,
+    load_released_verdicts,
     read_verdicts,
-    released,
+    verdicts_from_scores,
     write_verdicts,
 )
 
@@ -94,13 +94,13 @@ def test_a_file_that_is_absent_binary_or_no_parquet_is_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["back.csv", "back.parquet"])
 def test_what_is_written_is_read_back(tmp_path: Path, name: str) -> None:
-    some = released().groupby(["judge", "benchmark", "protocol", "parse"]).head(20)
+    some = load_released_verdicts().groupby(["judge", "benchmark", "protocol", "parse"]).head(20)
     write_verdicts(some, tmp_path / name)
     pd.testing.assert_frame_equal(read_verdicts(tmp_path / name), some.reset_index(drop=True))
 
 
 def test_the_released_verdicts_are_all_there_in_less_than_a_megabyte() -> None:
-    frame = released()
+    frame = load_released_verdicts()
     assert frame.groupby(["judge", "benchmark", "protocol"]).size().to_dict() == {
         ("gpt-4", "oa", "three_class"): 7 * 6 * 953,
         ("gpt-4", "vicuna", "score10"): 36 * 2 * 80,
@@ -113,18 +113,18 @@ def test_the_released_verdicts_are_all_there_in_less_than_a_megabyte() -> None:
         ("vicuna", "score10"): 60,
         ("vicuna", "three_class"): 13,
     }
-    assert RELEASED.stat().st_size < 1_000_000
-    pd.testing.assert_frame_equal(read_verdicts(RELEASED), frame)
+    assert RELEASED_VERDICTS.stat().st_size < 1_000_000
+    pd.testing.assert_frame_equal(read_verdicts(RELEASED_VERDICTS), frame)
 
 
 def test_the_released_scores_say_what_the_released_verdicts_say() -> None:
-    scored = released().query("protocol == 'score10'")
-    counted = by_scores(scored["score_first"], scored["score_second"])
+    scored = load_released_verdicts().query("protocol == 'score10'")
+    counted = verdicts_from_scores(scored["score_first"], scored["score_second"])
     assert (counted.fillna("") == scored["verdict"].fillna("")).all()
 
 
 def test_only_matches_of_identical_answers_share_an_id_and_all_of_them_are_ties() -> None:
-    frame = released().query("answer_first == answer_second and answer_first != ''")
+    frame = load_released_verdicts().query("answer_first == answer_second and answer_first != ''")
     assert len(frame) == 32
     assert set(frame["verdict"]) == {"tie"}
 
@@ -132,6 +132,6 @@ def test_only_matches_of_identical_answers_share_an_id_and_all_of_them_are_ties(
 def test_a_missing_released_file_is_told_of_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("qlora_repro.store.verdicts.RELEASED", tmp_path / "gone.parquet")
+    monkeypatch.setattr("qlora_repro.store.verdicts.RELEASED_VERDICTS", tmp_path / "gone.parquet")
     with pytest.raises(DataError, match="import-release"):
-        released()
+        load_released_verdicts()

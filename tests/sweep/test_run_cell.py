@@ -1,26 +1,61 @@
-"""How an error of a cell is worded."""
+"""How an error of a cell is described, and which stages there are."""
 
 import errno
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from qlora_repro.sweep.run_cell import from_the_machine
+from qlora_repro.config.schema import RunConfig
+from qlora_repro.records import CellState
+from qlora_repro.sweep.run_cell import describe_error, run_cell
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "state", "why"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "a.jsonl"), "the disk is full while a"),
-        (MemoryError(), "out of memory (MemoryError); lower eval.batch_size"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory (CUDA out of memory.); low"),
-        (RuntimeError("can't allocate memory"), "out of memory (can't allocate memory); lower"),
+        (OSError(errno.ENOSPC, "full", "a.jsonl"), "failed", "the disk is full while a.jsonl was"),
+        (MemoryError(), "out of memory", "out of memory (MemoryError); lower eval.batch_size"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            "out of memory",
+            "out of memory (CUDA out of memory.); lower",
+        ),
+        (
+            RuntimeError("can't allocate memory"),
+            "out of memory",
+            "out of memory (can't allocate memory); lower",
+        ),
     ],
 )
-def test_a_machine_that_runs_out_is_worded_wherever_it_does(error: Exception, said: str) -> None:
-    assert (from_the_machine(error) or "").startswith(said)
+def test_a_machine_that_runs_out_is_described_wherever_it_does(
+    error: Exception, state: str, why: str
+) -> None:
+    outcome = describe_error(error)
+    assert (outcome.state, outcome.unforeseen) == (state, False)
+    assert outcome.why.startswith(why)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "denied"), RuntimeError("a bug")])
 def test_any_other_error_keeps_its_traceback(error: Exception) -> None:
-    assert from_the_machine(error) is None
+    outcome = describe_error(error)
+    assert (outcome.state, outcome.unforeseen) == (CellState.FAILED, True)
+    assert outcome.trace
+
+
+@pytest.mark.parametrize(
+    ("stages", "why"),
+    [
+        ("[]", "stages is empty; write stages=[train,eval]"),
+        ("[tain]", "stages has 'tain', and knows only plan, measure, train, eval, generate"),
+    ],
+)
+def test_a_stage_that_there_is_not_is_refused(
+    stages: str, why: str, configured: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    cfg = configured("model=tiny", f"stages={stages}", f"results_dir={tmp_path / 'results'}")
+    outcome = run_cell(cfg, rerun="")
+    assert outcome.state == CellState.REFUSED
+    assert outcome.why.startswith(why)
+    assert not list(tmp_path.iterdir())

@@ -4,24 +4,26 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qlora_repro.store.lock import LEASE
+from qlora_repro.records import CellState
+from qlora_repro.store.lock import LEASE_SECONDS
 from qlora_repro.sweep import workers
-from qlora_repro.sweep.cells import RUNNING, Record, identity, keep
+from qlora_repro.sweep.cells import CellRecord, cell_identity, write_record
 
 
 def test_the_gpus_of_a_worker_are_those_that_the_user_left_visible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8f2a")
-    assert workers.gpus() == ["3", "GPU-8f2a"]
+    assert workers.visible_gpus() == ["3", "GPU-8f2a"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert workers.gpus() == []
+    assert workers.visible_gpus() == []
 
 
 def test_workers_alive_at_once_see_one_gpu_each_and_a_dead_ones_is_free_again(
@@ -43,7 +45,7 @@ def child(folder: Path) -> tuple[int, str]:
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
-        workers._take_gpu(folder)
+        workers._acquire_gpu(folder)
         os.write(write, os.environ["CUDA_VISIBLE_DEVICES"].encode())
         os.close(write)
         os.kill(os.getpid(), 19)  # stopped, and so alive, until it is killed
@@ -57,10 +59,18 @@ def stop(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
+def launch(main: Callable[[], None]) -> None:
+    """Launch as the command does."""
+    launch = workers.Launch()
+    while not launch.done:
+        with launch:
+            main()
+
+
 def test_a_launcher_that_gives_up_without_a_cell_in_between_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.Workers, "folder", tmp_path)
+    monkeypatch.setattr(workers.WorkerRecovery, "folder", tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py", "-m"])
     calls = []
 
@@ -69,7 +79,7 @@ def test_a_launcher_that_gives_up_without_a_cell_in_between_is_an_error(
         raise RuntimeError("no cluster")
 
     with pytest.raises(RuntimeError, match="no cluster"):
-        workers.launched(main)
+        launch(main)
     assert len(calls) == 1
 
 
@@ -78,7 +88,7 @@ def test_a_cell_whose_process_lives_is_not_taken_for_dead_though_it_has_no_claim
 ) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    old = time.time() - 2 * LEASE
+    old = time.time() - 2 * LEASE_SECONDS
     cells = [
         ({}, "running"),  # of this process
         ({"pid": gone.pid}, "ended"),
@@ -87,25 +97,32 @@ def test_a_cell_whose_process_lives_is_not_taken_for_dead_though_it_has_no_claim
     ]
     for number, (where, _) in enumerate(cells):
         cfg = configured("model=tiny", f"seed={number}", f"results_dir={tmp_path / 'results'}")
-        record = Record(number=number, words=[], state=RUNNING, why="", config=asdict(cfg), **where)
-        keep(tmp_path, record, name=identity(cfg))
+        record = CellRecord(
+            number=number,
+            overrides=[],
+            state=CellState.RUNNING,
+            why="",
+            config=asdict(cfg),
+            **where,
+        )
+        write_record(tmp_path, record, name=cell_identity(cfg))
         if where.get("host") == "node8":
-            os.utime(tmp_path / f"{number:05}-{identity(cfg)}.json", (old, old))
-    found = [record.state for record in workers.after_deaths(tmp_path)]
+            os.utime(tmp_path / f"{number:05}-{cell_identity(cfg)}.json", (old, old))
+    found = [record.state for record in workers.mark_dead_cells(tmp_path)]
     assert found == [state for _, state in cells]
 
 
 def test_an_error_outside_a_sweep_of_workers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.Workers, "folder", None)
+    monkeypatch.setattr(workers.WorkerRecovery, "folder", None)
 
     def main() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        workers.launched(main)
+        launch(main)
 
 
 def test_a_cell_that_ends_its_process_also_alone_has_failed_by_the_signal(configured: Any) -> None:
-    state, why = workers._came_of(-9, configured("model=tiny"))
+    state, why = workers._outcome_of_process(-9, configured("model=tiny"))
     assert state == "failed"
     assert why.startswith("its process was ended by SIGKILL, first among others and then alone")

@@ -21,9 +21,9 @@ AUTO = ("train.micro_batch_size=auto", "train.gradient_checkpointing=auto")
 
 def trained(cfg: RunConfig) -> dict[str, Any]:
     """Run a cell and return its record of training."""
-    record: dict[str, Any] = json.loads((pipeline.run(cfg).folder / "manifest.json").read_text())[
-        "training"
-    ]
+    record: dict[str, Any] = json.loads(
+        (pipeline.run_stages(cfg).folder / "manifest.json").read_text()
+    )["training"]
     return record
 
 
@@ -32,7 +32,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """Let training see so many bytes: it stands in for torch.cuda.mem_get_info."""
 
     def show(memory: int | None) -> None:
-        monkeypatch.setattr(train, "free_bytes", lambda device, *, reserve: memory)
+        monkeypatch.setattr(train, "available_bytes", lambda device, *, reserve: memory)
 
     return show
 
@@ -67,6 +67,6 @@ def test_a_step_is_the_same_whatever_was_chosen(
 def test_memory_is_not_asked_for_where_the_run_states_it_all(
     configured: Configured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delattr(train, "free_bytes")
+    monkeypatch.delattr(train, "available_bytes")
     record = trained(configured(*SMALL, f"results_dir={tmp_path}"))
     assert record["micro_batch_size"] == 8

@@ -11,17 +11,17 @@ from peft import LoraConfig, get_peft_model
 from plain_training import TRAIN
 from transformers import LlamaForCausalLM, TrainerControl, TrainerState
 
-from qlora_repro.data.collators import causal
-from qlora_repro.data.tokenization import Row
-from qlora_repro.train.dropout import DropoutDraw, RowDropout
-from qlora_repro.train.trainer import Job, train
+from qlora_repro.data.collators import causal_collator
+from qlora_repro.data.tokenization import EncodedExample
+from qlora_repro.train.dropout import DropoutSeeding, RowDropout
+from qlora_repro.train.trainer import TrainingInputs, train_model
 
 
 def masks(*, processes: int, per_step: int, steps: range, seed: int = 0) -> dict[int, bytes]:
     """Return the mask that each micro-batch of the steps draws, by its number in the run."""
     drawn: dict[int, bytes] = {}
     for rank in range(processes):
-        draw = DropoutDraw(seed, per_step)
+        draw = DropoutSeeding(seed, per_step)
         args: Any = SimpleNamespace(world_size=processes, process_index=rank)
         for step in steps:
             state, control = TrainerState(global_step=step), TrainerControl()
@@ -53,25 +53,27 @@ def test_a_run_that_is_taken_up_draws_what_it_would_have_drawn() -> None:
     assert masks(processes=1, per_step=2, steps=range(4, 6)).items() <= whole.items()
 
 
-def losses(llama: LlamaForCausalLM, rows: list[Row], folder: Path, **changes: Any) -> list[float]:
+def losses(
+    llama: LlamaForCausalLM, rows: list[EncodedExample], folder: Path, **changes: Any
+) -> list[float]:
     """Return the loss curve of an adapter that is trained with dropout."""
     model = LlamaForCausalLM(llama.config)
     model.load_state_dict(llama.state_dict())
     torch.manual_seed(0)
     lora = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "down_proj"])
-    job = Job(
+    job = TrainingInputs(
         rows=rows,
-        collate=causal(2, trims_logits=True),
+        collate=causal_collator(2, trims_logits=True),
         compute_dtype="float32",
         seed=0,
         folder=folder,
     )
     cfg = replace(TRAIN, max_steps=4, save_steps=0, **changes)
-    return [step.loss for step in train(get_peft_model(model, lora), job, cfg=cfg).steps]
+    return [step.loss for step in train_model(get_peft_model(model, lora), job, cfg=cfg).steps]
 
 
 def test_a_batch_has_the_same_masks_however_it_is_cut_up(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     whole = losses(llama, rows, tmp_path, micro_batch_size=4)
     for size in (2, 1):
@@ -82,7 +84,7 @@ def test_a_batch_has_the_same_masks_however_it_is_cut_up(
 
 
 def test_dropout_by_row_drops_its_share_and_scales_what_is_left() -> None:
-    dropout = RowDropout(0.25, number=3, length=40).train()
+    dropout = RowDropout(0.25, layer=3, length=40).train()
     dropout.seeds = [1, 2]
     x = torch.ones(2, 30, 100, requires_grad=True)
     y = dropout(x)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qlora_repro.data.collators import causal, packed
-from qlora_repro.data.tokenization import Row
+from qlora_repro.data.collators import causal_collator, packed_collator
+from qlora_repro.data.tokenization import EncodedExample
 from qlora_repro.train import loss as losses
 from qlora_repro.train.loss import IGNORE, ChunkedCrossEntropy, sequence_loss, token_loss
 
@@ -15,7 +15,7 @@ V = 37
 def test_chunks_give_the_loss_and_the_gradient_of_all_rows_at_once(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "CHUNK", 3 * V)
+    monkeypatch.setattr(losses, "LOSS_CHUNK", 3 * V)
     torch.manual_seed(0)
     logits = torch.randn(11, V).to(dtype).requires_grad_()
     targets = torch.randint(0, V, (11,))
@@ -29,14 +29,14 @@ def test_chunks_give_the_loss_and_the_gradient_of_all_rows_at_once(
     torch.testing.assert_close(gradient, expected)
 
 
-def rows() -> list[Row]:
+def rows() -> list[EncodedExample]:
     """Three rows of 5, 9 and 3 tokens of which 2, 4 and none are trained on."""
     torch.manual_seed(1)
     made = []
     for length, learned in ((5, 2), (9, 4), (3, 0)):
         ids = torch.randint(3, V, (length,)).tolist()
         labels = [IGNORE] * (length - learned) + ids[length - learned :]
-        made.append(Row(ids=ids, labels=labels, truncated=False))
+        made.append(EncodedExample(ids=ids, labels=labels, truncated=False))
     return made
 
 
@@ -50,19 +50,19 @@ def test_the_mean_of_sequences_is_that_of_micro_batches_of_one() -> None:
     every = rows()
     alone = []
     for row in every[:2]:
-        batch = causal(0, trims_logits=False)([row])
+        batch = causal_collator(0, trims_logits=False)([row])
         alone.append(token_loss(logits_of(batch["input_ids"]), batch["labels"], count=None))
     expected = sum(alone) / len(every)  # the third one teaches nothing
-    batch = causal(0, trims_logits=False)(every)
+    batch = causal_collator(0, trims_logits=False)(every)
     padded = sequence_loss(logits_of(batch["input_ids"]), batch["labels"], sequences=3)
     torch.testing.assert_close(padded, expected)
-    batch = packed(trims_logits=True, marks_rows=True)(every)
+    batch = packed_collator(trims_logits=True, mark_rows=True)(every)
     logits = logits_of(batch["input_ids"])[:, batch["logits_to_keep"]]
     torch.testing.assert_close(sequence_loss(logits, batch["labels"], sequences=3), expected)
 
 
 def test_the_mean_of_tokens_is_another() -> None:
-    batch = causal(0, trims_logits=False)(rows())
+    batch = causal_collator(0, trims_logits=False)(rows())
     logits = logits_of(batch["input_ids"])
     by_token = token_loss(logits, batch["labels"], count=None)
     by_sequence = sequence_loss(logits, batch["labels"], sequences=2)

@@ -11,13 +11,19 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, TrainerCallback, TrainingArguments
 
 from qlora_repro.config.schema import TrainConfig
-from qlora_repro.data.collators import causal
-from qlora_repro.data.tokenization import Row
+from qlora_repro.data.collators import causal_collator
+from qlora_repro.data.tokenization import EncodedExample
 from qlora_repro.errors import RunError
-from qlora_repro.lora.adapter import hold_adapters
+from qlora_repro.lora.adapter import cast_adapters
 from qlora_repro.train import trainer
-from qlora_repro.train.checkpoint import newest_whole_checkpoint
-from qlora_repro.train.trainer import Job, Numerics, TrainResult, runnable_optim, train
+from qlora_repro.train.checkpoint import find_newest_checkpoint
+from qlora_repro.train.trainer import (
+    Numerics,
+    TrainingInputs,
+    TrainResult,
+    runnable_optimizer,
+    train_model,
+)
 
 
 def adapted(model: LlamaForCausalLM, dropout: float = 0.1) -> PeftModel:
@@ -38,13 +44,22 @@ class Kill(TrainerCallback):
 
 
 def run(
-    model: Any, rows: list[Row], folder: Path, cfg: TrainConfig = TRAIN, watch: Any = ()
+    model: Any,
+    rows: list[EncodedExample],
+    folder: Path,
+    cfg: TrainConfig = TRAIN,
+    callbacks: Any = (),
 ) -> TrainResult:
-    collate = causal(2, trims_logits=True)
-    job = Job(
-        rows=rows, collate=collate, compute_dtype="float32", seed=0, folder=folder, watch=watch
+    collate = causal_collator(2, trims_logits=True)
+    job = TrainingInputs(
+        rows=rows,
+        collate=collate,
+        compute_dtype="float32",
+        seed=0,
+        folder=folder,
+        callbacks=callbacks,
     )
-    return train(model, job, cfg=cfg)
+    return train_model(model, job, cfg=cfg)
 
 
 def adapter(model: PeftModel, folder: Path) -> bytes:
@@ -59,7 +74,7 @@ def fresh(llama: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def test_same_seed_twice_gives_the_same_adapter_byte_for_byte(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     one, two = adapted(fresh(llama)), adapted(fresh(llama))
     run(one, rows, tmp_path / "one")
@@ -70,13 +85,13 @@ def test_same_seed_twice_gives_the_same_adapter_byte_for_byte(
 
 @pytest.mark.parametrize("step", [2, 3, 7, 11])
 def test_killed_and_resumed_run_ends_with_the_same_adapter_byte_for_byte(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path, step: int
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path, step: int
 ) -> None:
     whole = adapted(fresh(llama))
     run(whole, rows, tmp_path / "whole")
     killed = adapted(fresh(llama))
     with pytest.raises(SystemError):
-        run(killed, rows, tmp_path / "cut", watch=[Kill(step)])
+        run(killed, rows, tmp_path / "cut", callbacks=[Kill(step)])
     resumed = adapted(fresh(llama))
     result = run(resumed, rows, tmp_path / "cut")
     assert result.resumed_from == step // 3 * 3
@@ -85,26 +100,26 @@ def test_killed_and_resumed_run_ends_with_the_same_adapter_byte_for_byte(
 
 
 def test_half_written_checkpoint_is_passed_over_and_an_older_one_is_used(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     run(adapted(llama), rows, tmp_path, replace(TRAIN, max_steps=6, keep_checkpoints=2))
     newest = tmp_path / "checkpoint-6"
     optimizer = newest / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:100])
-    assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    assert find_newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
     shutil.rmtree(tmp_path / "checkpoint-3")
-    assert newest_whole_checkpoint(tmp_path) is None
+    assert find_newest_checkpoint(tmp_path) is None
 
 
 def test_only_the_newest_checkpoints_are_kept(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     run(adapted(llama), rows, tmp_path)
     assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-12"]
 
 
 def test_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     class Break(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -113,12 +128,12 @@ def test_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
                     llama.model.norm.weight.fill_(float("nan"))
 
     with pytest.raises(RunError, match="the loss is nan at step 5"):
-        run(adapted(llama), rows, tmp_path, watch=[Break()])
-    assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+        run(adapted(llama), rows, tmp_path, callbacks=[Break()])
+    assert find_newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
 
 
 def test_accumulation_gives_the_step_of_one_large_batch(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     cfg = replace(TRAIN, max_steps=3, save_steps=0)
     one, two = adapted(fresh(llama), dropout=0.0), adapted(fresh(llama), dropout=0.0)
@@ -130,17 +145,17 @@ def test_accumulation_gives_the_step_of_one_large_batch(
 
 
 def test_adam_gets_the_betas_and_the_clipping_of_the_paper(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     """One step, redone by hand with torch's own AdamW on the same gradient."""
     cfg = replace(TRAIN, max_steps=1, save_steps=0, micro_batch_size=4)
     model, twin = adapted(fresh(llama), 0.0), adapted(fresh(llama), 0.0)
     result = run(model, rows, tmp_path, cfg)
-    from qlora_repro.data.collators import order
+    from qlora_repro.data.collators import order_rows
     from qlora_repro.train.loss import token_loss
 
-    seen = order([len(r) for r in rows], batch_size=4, steps=1, seed=0, group_by_length=True)
-    batch = causal(2, trims_logits=True)([rows[i] for i in seen])
+    seen = order_rows([len(r) for r in rows], batch_size=4, steps=1, seed=0, group_by_length=True)
+    batch = causal_collator(2, trims_logits=True)([rows[i] for i in seen])
     labels = batch.pop("labels")
     twin.train()
     trained = [p for p in twin.parameters() if p.requires_grad]
@@ -155,7 +170,7 @@ def test_adam_gets_the_betas_and_the_clipping_of_the_paper(
 
 
 def test_counts_real_tokens_and_the_share_of_padding(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     cfg = replace(TRAIN, max_steps=10, save_steps=0)
     result = run(adapted(llama), rows, tmp_path, cfg)
@@ -167,21 +182,24 @@ def test_counts_real_tokens_and_the_share_of_padding(
 
 
 def test_paged_and_8bit_optimizers_are_replaced_on_a_cpu_alone() -> None:
-    assert runnable_optim("paged_adamw_32bit", device="cpu") == "adamw_torch_fused"
-    assert runnable_optim("adamw_bnb_8bit", device="cpu") == "adamw_torch_fused"
-    assert runnable_optim("sgd", device="cpu") == "sgd"
-    assert runnable_optim("paged_adamw_32bit", device="cuda") == "paged_adamw_32bit"
+    assert runnable_optimizer("paged_adamw_32bit", device="cpu") == "adamw_torch_fused"
+    assert runnable_optimizer("adamw_bnb_8bit", device="cpu") == "adamw_torch_fused"
+    assert runnable_optimizer("sgd", device="cpu") == "sgd"
+    assert runnable_optimizer("paged_adamw_32bit", device="cuda") == "paged_adamw_32bit"
 
 
 def test_checkpoint_weights_are_safetensors(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     run(adapted(llama), rows, tmp_path, replace(TRAIN, max_steps=3))
     assert load_file(tmp_path / "checkpoint-3" / "adapter_model.safetensors")
 
 
 def test_a_process_that_sees_two_gpus_trains_the_same_batches_on_one(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: LlamaForCausalLM,
+    rows: list[EncodedExample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = run(adapted(fresh(llama)), rows, tmp_path / "one")
     set_up = TrainingArguments.__post_init__
@@ -196,40 +214,43 @@ def test_a_process_that_sees_two_gpus_trains_the_same_batches_on_one(
 
 
 def test_adapters_in_16_bits_stay_so_when_a_run_is_taken_up(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
 ) -> None:
     """PEFT casts what is read from a checkpoint to float32 unless it is told not to."""
     models = []
     for _ in range(3):
         model = adapted(fresh(llama))
-        hold_adapters(model, "bfloat16")
+        cast_adapters(model, "bfloat16")
         models.append(model)
     whole, killed, resumed = models
     run(whole, rows, tmp_path / "whole")
     with pytest.raises(SystemError):
-        run(killed, rows, tmp_path / "cut", watch=[Kill(7)])
+        run(killed, rows, tmp_path / "cut", callbacks=[Kill(7)])
     assert run(resumed, rows, tmp_path / "cut").resumed_from == 6
     assert {p.dtype for p in resumed.parameters() if p.requires_grad} == {torch.bfloat16}
     assert adapter(whole, tmp_path / "a") == adapter(resumed, tmp_path / "b")
 
 
 def test_a_model_is_scored_without_the_mixed_precision_that_it_was_trained_in(
-    llama: LlamaForCausalLM, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: LlamaForCausalLM,
+    rows: list[EncodedExample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A CPU stands in for a GPU here: accelerate wraps the model's forward on either alike."""
-    monkeypatch.setattr(trainer, "_numerics", lambda *_, **__: MIXED)
+    monkeypatch.setattr(trainer, "_choose_numerics", lambda *_, **__: MIXED)
     model, ids = adapted(fresh(llama)), torch.arange(5, 29).reshape(2, 12)
     inside: list[torch.dtype] = []
     layer = model.base_model.model.model.layers[0].self_attn.k_proj
     hook = layer.register_forward_hook(lambda _, __, output: inside.append(output.dtype))
-    job = Job(
+    job = TrainingInputs(
         rows=rows,
-        collate=causal(2, trims_logits=True),
+        collate=causal_collator(2, trims_logits=True),
         compute_dtype="bfloat16",
         seed=0,
         folder=tmp_path,
     )
-    train(model, job, cfg=replace(TRAIN, max_steps=1, save_steps=0))
+    train_model(model, job, cfg=replace(TRAIN, max_steps=1, save_steps=0))
     assert set(inside) == {torch.bfloat16}
     hook.remove()
     stored = adapted(fresh(llama))

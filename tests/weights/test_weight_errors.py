@@ -8,16 +8,23 @@ import torch
 from qlora_repro.quant.fake_quant import round_trip
 from qlora_repro.records import QuantErrors
 from qlora_repro.weights import errors
-from qlora_repro.weights.errors import Grid, in_absmax, levels, mean_squared, optimum
-from qlora_repro.weights.matrices import Weight, weights
+from qlora_repro.weights.errors import (
+    ErrorGrid,
+    LinearWeight,
+    count_levels,
+    fit_optimal_levels,
+    iterate_linear_weights,
+    mean_squared_error,
+    scale_by_absmax,
+)
 
 TYPES = ("nf4", "fp4", "fp4_e2m1", "fp4_e3m0", "int4", "af4", "int8")
-GRID = Grid(dtypes=TYPES, blocksizes=(64,), sample=1 << 20)
+GRID = ErrorGrid(dtypes=TYPES, blocksizes=(64,), sample=1 << 20)
 
 
 @pytest.fixture(scope="module")
 def normal() -> dict[tuple[str, bool], QuantErrors]:
-    rows = errors.of_distributions(["normal"], GRID, blocks=4000, seed=0, run_id="r")
+    rows = errors.measure_distributions(["normal"], GRID, blocks=4000, seed=0, run_id="r")
     return {(row.dtype, row.dq): row for row in rows}
 
 
@@ -51,33 +58,35 @@ def test_int8_has_the_error_of_a_uniform_step(normal: dict[tuple[str, bool], Qua
 
 def test_the_optimum_for_uniform_values_is_the_uniform_quantizer() -> None:
     values = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    book = optimum(values, 8, sample=1 << 20)
+    book = fit_optimal_levels(values, 8, sample=1 << 20)
     assert book.tolist() == pytest.approx([(2 * k + 1) / 8 - 1 for k in range(8)], abs=0.01)
-    assert mean_squared(values, book) == pytest.approx((2 / 8) ** 2 / 12, rel=0.01)
+    assert mean_squared_error(values, book) == pytest.approx((2 / 8) ** 2 / 12, rel=0.01)
 
 
 def test_the_optimum_for_normal_values_is_max_s_table() -> None:
     values = torch.randn(400_000, generator=torch.Generator().manual_seed(0))
-    book = optimum(values, 4, sample=1 << 20)
+    book = fit_optimal_levels(values, 4, sample=1 << 20)
     assert book.tolist() == pytest.approx([-1.510, -0.4528, 0.4528, 1.510], abs=0.02)  # Max 1960
-    assert mean_squared(values, book) == pytest.approx(0.1175, rel=0.01)
+    assert mean_squared_error(values, book) == pytest.approx(0.1175, rel=0.01)
 
 
 def test_a_sample_of_the_values_gives_nearly_the_same_optimum() -> None:
-    scaled = in_absmax(torch.randn(64, 4096), blocksize=64)
-    whole, part = (optimum(scaled, 16, sample=size) for size in (1 << 20, 40_000))
-    assert mean_squared(scaled, part) == pytest.approx(mean_squared(scaled, whole), rel=0.01)
+    scaled = scale_by_absmax(torch.randn(64, 4096), blocksize=64)
+    whole, part = (fit_optimal_levels(scaled, 16, sample=size) for size in (1 << 20, 40_000))
+    assert mean_squared_error(scaled, part) == pytest.approx(
+        mean_squared_error(scaled, whole), rel=0.01
+    )
 
 
 def test_values_fewer_than_levels_are_levels_themselves() -> None:
     values = torch.tensor([0.0, 0.5, 0.5, 1.0])
-    assert optimum(values, 16, sample=10).tolist() == [0.0, 0.5, 1.0]
-    assert mean_squared(values, optimum(values, 16, sample=10)) == 0.0
+    assert fit_optimal_levels(values, 16, sample=10).tolist() == [0.0, 0.5, 1.0]
+    assert mean_squared_error(values, fit_optimal_levels(values, 16, sample=10)) == 0.0
 
 
 def test_each_weights_error_is_a_round_trips(llama: torch.nn.Module) -> None:
-    found = list(weights(llama))
-    rows = list(errors.of_weights(found, GRID, run_id="r"))
+    found = list(iterate_linear_weights(llama))
+    rows = list(errors.measure_weights(found, GRID, run_id="r"))
     first = found[0]
     (row,) = (r for r in rows if (r.name, r.dtype, r.dq) == (first.name, "nf4", True))
     change = round_trip(first.values.detach(), dtype="nf4", blocksize=64, dq=True) - first.values
@@ -89,21 +98,21 @@ def test_each_weights_error_is_a_round_trips(llama: torch.nn.Module) -> None:
 
 
 def test_a_weight_of_zeros_has_no_error_at_all() -> None:
-    zeros = Weight(name="x", layer=None, role="other", values=torch.zeros(2, 64))
-    for row in errors.of_weights(
-        [zeros], Grid(dtypes=["nf4"], blocksizes=[64], sample=99), run_id="r"
+    zeros = LinearWeight(name="x", layer=None, role="other", values=torch.zeros(2, 64))
+    for row in errors.measure_weights(
+        [zeros], ErrorGrid(dtypes=["nf4"], blocksizes=[64], sample=99), run_id="r"
     ):
         assert (row.mse, row.relative, row.optimum) == (0.0, 0.0, 0.0)
         assert row.entropy == 0.0
 
 
 def test_codebooks_are_the_types_own_and_the_optimal_ones() -> None:
-    books = list(errors.codebooks(["normal"], GRID, blocks=500, seed=0, run_id="r"))
+    books = list(errors.list_codebooks(["normal"], GRID, blocks=500, seed=0, run_id="r"))
     own = {book.dtype: book.levels for book in books if book.fitted is None}
     best = {book.dtype: book.levels for book in books if book.fitted == "normal"}
     assert set(own) == set(TYPES)
     assert best.keys() == {"optimum_15", "optimum_16"}
     assert own["int4"] == pytest.approx([k / 7 for k in range(-7, 8)])
     assert all(values == sorted(values) for values in [*own.values(), *best.values()])
-    assert len(own["fp4"]) == levels("fp4", 64) == 15  # its two zeros are one level
+    assert len(own["fp4"]) == count_levels("fp4", 64) == 15  # its two zeros are one level
     assert math.isclose(max(own["nf4"]), 1.0)

@@ -24,8 +24,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from qlora_repro.console import say
-from qlora_repro.store.integrity import write_whole
-from qlora_repro.store.provenance import provenance
+from qlora_repro.store.integrity import write_atomic
+from qlora_repro.store.provenance import collect_provenance
 
 ROOT = Path(__file__).resolve().parents[3]
 TESTS = 1  # the part that pytest runs
@@ -77,7 +77,7 @@ def run_report(asked: argparse.Namespace, numbers: list[int]) -> dict[str, Any]:
 
 def start_report(asked: argparse.Namespace) -> dict[str, Any]:
     """Return a report without parts."""
-    origin = provenance(device="", root=ROOT)
+    origin = collect_provenance(device="", root=ROOT)
     return {
         "format": 1,
         "card": None,
@@ -108,13 +108,13 @@ def run_worker(
     """Yield each part as it ends; a worker whose part takes too long is ended, a new one begun."""
     left = list(numbers)
     while left:
-        words = [sys.executable, "-m", "experiments.benchmarks.gpu_report.worker", str(folder)]
-        words += [str(number) for number in left]
-        words += ["--tiny"] if asked.tiny else []
-        words += ["--oversubscribe"] if asked.oversubscribe else []
-        words += [] if asked.seconds is None else ["--seconds", str(asked.seconds)]
+        command = [sys.executable, "-m", "experiments.benchmarks.gpu_report.worker", str(folder)]
+        command += [str(number) for number in left]
+        command += ["--tiny"] if asked.tiny else []
+        command += ["--oversubscribe"] if asked.oversubscribe else []
+        command += [] if asked.seconds is None else ["--seconds", str(asked.seconds)]
         log = (folder / "worker.log").open("a")
-        with log, subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log) as worker:
+        with log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as worker:
             while left and (part := _next_part(worker, left[0], folder, asked)) is not None:
                 left.pop(0)
                 yield part
@@ -170,12 +170,12 @@ def run_tests(asked: argparse.Namespace, report: dict[str, Any], folder: Path) -
         why = "needs CUDA; there is no GPU here"
         return part | {"state": "skipped", "why": why, "seconds": 0.0}
     xml, began = folder / "tests.xml", time.monotonic()
-    words = [sys.executable, "-m", "pytest", "-n0", "-m", "gpu", "-q", f"--junitxml={xml}"]
+    command = [sys.executable, "-m", "pytest", "-n0", "-m", "gpu", "-q", f"--junitxml={xml}"]
     limit = asked.seconds or TESTS_LIMIT
     paths = [str(path) for path in sorted((ROOT / "tests").glob("test_gpu*.py"))]
     try:
         done = subprocess.run(
-            [*words, *paths], cwd=ROOT, capture_output=True, text=True, timeout=limit + GRACE
+            [*command, *paths], cwd=ROOT, capture_output=True, text=True, timeout=limit + GRACE
         )
     except subprocess.TimeoutExpired as error:
         out = (error.stdout or b"").decode(errors="replace").splitlines()
@@ -222,7 +222,7 @@ def add_part(
     parts = {p["number"]: p for p in [*earlier, *report["parts"], part]}
     report["parts"] = [parts[number] for number in sorted(parts)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(report, indent=1) + "\n")
+    write_atomic(path, json.dumps(report, indent=1) + "\n")
     why = f": {part['why']}" if part["why"] else ""
     say(f"part {part['number']}, {part['name']}: {part['state']}, {part['seconds']:.0f} s{why}")
     log = folder / "worker.log"

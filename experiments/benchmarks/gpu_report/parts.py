@@ -1,7 +1,7 @@
-"""The parts of the report that run in the worker: what each does, and what it found.
+"""The parts of the report that run in the worker: what each does and measures.
 
-A part takes the bench it runs on and fills a `Found` as it goes, so that what was measured before a
-part failed or ran out of time is kept. What needs CUDA raises NeedsGpuError without it.
+A part takes the bench it runs on and fills a `PartReport` as it goes, so that what was measured
+before a part failed or ran out of time is kept. What needs CUDA raises NeedsGpuError without it.
 """
 
 import itertools
@@ -20,7 +20,8 @@ from bitsandbytes.nn.modules import Linear4bit
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from experiments.bench_training import configuration
-from experiments.benchmarks.gpu_report.arms import (
+from experiments.benchmarks.gpu_report.managed_memory import move_pages
+from experiments.benchmarks.gpu_report.timed_training import (
     Arm,
     Base,
     Bench,
@@ -34,12 +35,13 @@ from experiments.benchmarks.gpu_report.arms import (
     train_plain_arm,
 )
 from qlora_repro import pipeline
-from qlora_repro.config.schema import BNB_BLOCKSIZES, RunConfig
+from qlora_repro.config.registry import BNB_BLOCKSIZES
+from qlora_repro.config.schema import RunConfig
 from qlora_repro.memory.breakdown import optimizer_bytes
-from qlora_repro.memory.settings import architecture, setting
-from qlora_repro.stages.train import collator
-from qlora_repro.train.paging import move_pages, paged_bytes
-from qlora_repro.train.trainer import Job, train
+from qlora_repro.memory.settings import read_architecture, read_settings
+from qlora_repro.stages.train import choose_collator
+from qlora_repro.train.paging import paged_bytes
+from qlora_repro.train.trainer import TrainingInputs, train_model
 
 SHARE_OF_FREE = 0.8  # the most managed memory that a part asks for, of what the card has free
 REPEATS = 3
@@ -50,7 +52,7 @@ class NeedsGpuError(Exception):
 
 
 @dataclass
-class Found:
+class PartReport:
     """What a part has measured so far."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -91,19 +93,19 @@ def _fastest(bench: Bench, call: Callable[[], Any]) -> float:
     return min(times[1:])
 
 
-def compare_codes(bench: Bench, found: Found) -> None:
+def compare_codes(bench: Bench, report: PartReport) -> None:
     """Codes, constants and products of bitsandbytes on CPU and GPU, for the same weights."""
     need_gpu(bench)
     torch.manual_seed(0)
     weight = torch.randn(64, 4096)
     with torch.compiler.set_stance("force_eager"):  # the CPU's kernels would compile for a minute
-        _compare_codes(bench, found, weight)
+        _compare_codes(bench, report, weight)
 
 
-def _compare_codes(bench: Bench, found: Found, weight: torch.Tensor) -> None:
+def _compare_codes(bench: Bench, report: PartReport, weight: torch.Tensor) -> None:
     for dtype, size, dq in itertools.product(("nf4", "fp4"), BNB_BLOCKSIZES, (False, True)):
         if bench.seconds_left() < 2:
-            found.facts["left out"] = f"{dtype} from blocks of {size} on: no time"
+            report.facts["left out"] = f"{dtype} from blocks of {size} on: no time"
             return
         how: dict[str, Any] = {"blocksize": size, "quant_type": dtype, "compress_statistics": dq}
         host, host_state = quantize_4bit(weight, **how)
@@ -112,7 +114,7 @@ def _compare_codes(bench: Bench, found: Found, weight: torch.Tensor) -> None:
         read = dequantize_4bit(card, card_state).cpu()
         expected = dequantize_4bit(host, host_state)
         differ = (read - expected).abs() > 1e-6 * expected.abs().clamp_min(1e-3)
-        found.rows.append(
+        report.rows.append(
             {
                 "type": dtype,
                 "block": size,
@@ -153,7 +155,7 @@ def _product_error(packed: torch.Tensor, state: Any, bench: Bench) -> float:
     return worst
 
 
-def measure_constants(bench: Bench, found: Found) -> None:
+def measure_constants(bench: Bench, report: PartReport) -> None:
     """Bits a parameter by the allocator, with double quantization and without (Section 3)."""
     need_gpu(bench)
     n = 4096
@@ -164,7 +166,7 @@ def measure_constants(bench: Bench, found: Found) -> None:
         held = quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=dq)
         bits = 8 * (torch.cuda.memory_allocated() - before) / weight.numel()
         off = bits / stated - 1
-        found.rows.append(
+        report.rows.append(
             {"dq": dq, "bits a parameter": bits, "stated": stated, "off by %": 100 * off}
         )
         assert abs(off) < 0.005, f"{bits:.4f} bits a parameter, and {stated} are stated"
@@ -190,8 +192,8 @@ class MovePages(TrainerCallback):
 
 def check_managed_room(cfg: RunConfig) -> None:
     """Refuse to page more than the card has free: it can hang a GPU that others share."""
-    sizes, adapted = architecture(cfg.model, cfg.lora.target, layers=None)
-    wanted = optimizer_bytes(sizes, setting(cfg), adapted)
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=None)
+    wanted = optimizer_bytes(sizes, read_settings(cfg), adapted)
     free, _ = torch.cuda.mem_get_info()
     if wanted > SHARE_OF_FREE * free:
         raise RuntimeError(
@@ -200,30 +202,30 @@ def check_managed_room(cfg: RunConfig) -> None:
         )
 
 
-def train_65b(bench: Bench, found: Found) -> None:
+def train_65b(bench: Bench, report: PartReport) -> None:
     """65B's shape, three steps of one row of 512, rank 64, paged AdamW: memory against the plan."""
     cfg = bench.configure(
         *("llama_65b", "train.batch_size=1", "train.micro_batch_size=1"),
         *("train.gradient_checkpointing=true", "lora.dtype=bfloat16", "lora.dropout=0"),
     )
     base = make_base(bench, cfg)
-    found.facts["seconds to make the base"] = base.seconds
+    report.facts["seconds to make the base"] = base.seconds
     if bench.cuda:
-        found.facts["base_bytes"] = torch.cuda.memory_allocated()
+        report.facts["base_bytes"] = torch.cuda.memory_allocated()
         if not bench.oversubscribe:
             check_managed_room(cfg)
     plain = train_arm(bench, base, cfg, steps=3)
-    found.rows.append(_memory_row("as it is", plain))
+    report.rows.append(_memory_row("as it is", plain))
     if not bench.cuda:
-        found.facts["paging"] = "not shown: nothing pages on a CPU"
+        report.facts["paging"] = "not shown: nothing pages on a CPU"
         return
     again = train_arm(bench, base, cfg, steps=3)
     moves = MovePages()
     moved = train_arm(bench, base, cfg, steps=3, watch=[moves])
-    found.rows.append(_memory_row("states moved to the host and back after each step", moved))
+    report.rows.append(_memory_row("states moved to the host and back after each step", moved))
     noise, apart = _largest_gap(plain, again), _largest_gap(plain, moved)
     out, back = moves.moves[0::2], moves.moves[1::2]
-    found.facts |= {
+    report.facts |= {
         "losses apart, nats": apart,
         "losses of two equal runs apart, nats": noise,
         "moved each way_bytes": out[-1][0],
@@ -298,18 +300,18 @@ WAYS = (  # those on one base stand together, as its making takes seconds
 ALIKE = [way for way in WAYS if way.micro == 1 or way.dtype in (NF4, FP4)]  # not in a dry run
 
 
-def train_7b(bench: Bench, found: Found) -> None:
+def train_7b(bench: Bench, report: PartReport) -> None:
     """7B's shape in many ways: real tokens a second and peak memory, batches of 16 x 512."""
     base: Base | None = None
     no_liger = not bench.cuda or find_spec("liger_kernel") is None
     if no_liger:
-        found.facts["Liger"] = "its ways are left out: it needs a GPU and the package liger-kernel"
+        report.facts["Liger"] = "its ways are left out: it needs a GPU and the package liger-kernel"
     for way in WAYS:
         if (no_liger and way.more == LIGER) or (bench.tiny and way in ALIKE):
             continue
         if bench.seconds_left() < (1 if bench.tiny else 12):
-            found.facts.setdefault("left out", "no time: ")
-            found.facts["left out"] += f"{way.name}, {way.micro}; "
+            report.facts.setdefault("left out", "no time: ")
+            report.facts["left out"] += f"{way.name}, {way.micro}; "
             continue
         cfg = _way_config(bench, way)
         if base is None or base.cfg.dtype != cfg.dtype or base.cfg.dq != cfg.dq:
@@ -317,11 +319,11 @@ def train_7b(bench: Bench, found: Found) -> None:
             free_memory()
             base = make_base(bench, cfg)
         try:
-            found.rows.append(_try_way(bench, base, cfg, way))
+            report.rows.append(_try_way(bench, base, cfg, way))
         except Exception as error:  # noqa: BLE001  # the other ways are measured all the same
-            found.rows.append({**_way_row(way), "failed": " ".join(str(error).split())[:200]})
+            report.rows.append({**_way_row(way), "failed": " ".join(str(error).split())[:200]})
             base = None  # it may have been left with adapters on
-    _compare_ways(found)
+    _compare_ways(report)
 
 
 def _way_config(bench: Bench, way: Way) -> RunConfig:
@@ -350,11 +352,11 @@ def _try_way(bench: Bench, base: Base, cfg: RunConfig, way: Way) -> dict[str, An
     return row | {"tokens/s": arm.tokens / arm.step, "step_s": arm.step} | memory | ratio
 
 
-def _compare_ways(found: Found) -> None:
+def _compare_ways(report: PartReport) -> None:
     """Set the ratios that have targets beside them."""
     speeds = {
         (row["way"], row["micro-batch"], row["checkpointing"]): row["tokens/s"]
-        for row in found.rows
+        for row in report.rows
         if "tokens/s" in row
     }
     for micro in (16, 1):
@@ -363,29 +365,29 @@ def _compare_ways(found: Found) -> None:
             theirs = speeds.get((other, micro, True))
             if ours and theirs:
                 name = f"NF4 + DQ / {other}, micro-batch {micro} (target {target})"
-                found.facts[name] = ours / theirs
+                report.facts[name] = ours / theirs
         liger = speeds.get(("NF4 + DQ, Liger", micro, True))
         for other in ("BF16 LoRA, Liger", "plain script, NF4 + DQ"):
             theirs = speeds.get((other, micro, True))
             if liger and theirs:
-                found.facts[f"NF4 + DQ, Liger / {other}, micro-batch {micro}"] = liger / theirs
-    off = [abs(row["measured / planned"] - 1) for row in found.rows if "measured / planned" in row]
+                report.facts[f"NF4 + DQ, Liger / {other}, micro-batch {micro}"] = liger / theirs
+    off = [abs(row["measured / planned"] - 1) for row in report.rows if "measured / planned" in row]
     if off:
-        found.facts["largest distance of measured from planned memory, %"] = 100 * max(off)
+        report.facts["largest distance of measured from planned memory, %"] = 100 * max(off)
 
 
-def measure_figure_6(bench: Bench, found: Found) -> None:
+def measure_figure_6(bench: Bench, report: PartReport) -> None:
     """Memory of QLoRA at three sizes, one row of 512 with checkpointing, as Figure 6 has it."""
     for model in ("llama_7b",) if bench.tiny else ("llama_7b", "llama_13b", "llama_33b"):
         if bench.seconds_left() < (1 if bench.tiny else 8):
-            found.facts["left out"] = f"{model} and larger: no time"
+            report.facts["left out"] = f"{model} and larger: no time"
             return
         cfg = bench.configure(
             *(model, "train.batch_size=1", "train.micro_batch_size=1", "lora.dropout=0"),
             *("train.gradient_checkpointing=true", "lora.dtype=bfloat16"),
         )
         base = make_base(bench, cfg)
-        found.rows.append(_memory_row(model, train_arm(bench, base, cfg, steps=2)))
+        report.rows.append(_memory_row(model, train_arm(bench, base, cfg, steps=2)))
         del base
         free_memory()
 
@@ -404,7 +406,7 @@ class Stop(TrainerCallback):
             raise InterruptedError(f"stopped after step {self.step}")
 
 
-def resume_while_paging(bench: Bench, found: Found) -> None:
+def resume_while_paging(bench: Bench, report: PartReport) -> None:
     """A run with paged states that ends half way and is taken up; pages after two cells."""
     cfg = bench.configure(
         *("llama_7b", "model.architecture.num_hidden_layers=2", "dtype=nf4", "dq=true"),
@@ -418,39 +420,39 @@ def resume_while_paging(bench: Bench, found: Found) -> None:
     def run(folder: Path, watch: list[Any]) -> dict[str, torch.Tensor]:
         model = attach(base, cfg)
         try:
-            job = Job(
+            job = TrainingInputs(
                 rows=rows,
-                collate=collator(model, Padding, kind="causal", packing=False),
+                collate=choose_collator(model, Padding, kind="causal", packing=False),
                 compute_dtype=cfg.dtype.compute_dtype,
                 seed=0,
                 folder=folder,
-                watch=watch,
+                callbacks=watch,
             )
-            result = train(model, job, cfg=cfg.train)
-            found.facts["resumed from step"] = result.resumed_from
-            found.facts["paged_bytes"] = result.paged_memory
+            result = train_model(model, job, cfg=cfg.train)
+            report.facts["resumed from step"] = result.resumed_from
+            report.facts["paged_bytes"] = result.paged_memory
             named = model.named_parameters()
             return {n: p.detach().cpu().clone() for n, p in named if p.requires_grad}
         finally:
             detach(base, model)
 
     watch = [MovePages()] if bench.cuda else []
-    whole = run(bench.folder / "whole", [])
+    intact = run(bench.folder / "whole", [])
     try:
         run(bench.folder / "cut", [*watch, Stop(5)])
     except InterruptedError:
-        found.facts["ended after step"] = 5
-    found.facts["managed after a run that was ended_bytes"] = paged_bytes()
+        report.facts["ended after step"] = 5
+    report.facts["managed after a run that was ended_bytes"] = paged_bytes()
     resumed = run(bench.folder / "cut", list(watch))
-    found.facts["managed after two cells_bytes"] = paged_bytes()
-    differing = [name for name in whole if not torch.equal(whole[name], resumed[name])]
-    found.facts["adapters equal"] = not differing
-    distance = max(float((whole[n] - resumed[n]).abs().max()) for n in whole)
-    found.facts["largest difference of a weight"] = distance
+    report.facts["managed after two cells_bytes"] = paged_bytes()
+    differing = [name for name in intact if not torch.equal(intact[name], resumed[name])]
+    report.facts["adapters equal"] = not differing
+    distance = max(float((intact[n] - resumed[n]).abs().max()) for n in intact)
+    report.facts["largest difference of a weight"] = distance
     assert paged_bytes() == 0, f"{paged_bytes()} bytes of managed memory were left"
 
 
-def measure_noise(bench: Bench, found: Found) -> None:
+def measure_noise(bench: Bench, report: PartReport) -> None:
     """Two equal runs: how far apart are their losses, and their scores on other rows."""
     cfg = bench.configure(
         *("llama_7b", "model.architecture.num_hidden_layers=4", "dtype=nf4", "dq=true"),
@@ -459,21 +461,21 @@ def measure_noise(bench: Bench, found: Found) -> None:
     )
     base = make_base(bench, cfg)
     steps = 2 if bench.tiny else 20
-    arms = [train_arm(bench, base, cfg, steps=steps) for _ in range(2)]
-    one, two = ([step.loss for step in arm.result.steps] for arm in arms)
+    repeats = [train_arm(bench, base, cfg, steps=steps) for _ in range(2)]
+    one, two = ([step.loss for step in arm.result.steps] for arm in repeats)
     gaps = [abs(a - b) for a, b in zip(one, two, strict=True)]
     for number, (a, b) in enumerate(zip(one, two, strict=True), 1):
-        found.rows.append({"step": number, "loss": a, "again": b, "difference": abs(a - b)})
-    weights = [arm.adapters for arm in arms]
+        report.rows.append({"step": number, "loss": a, "again": b, "difference": abs(a - b)})
+    weights = [arm.adapters for arm in repeats]
     moved = sum(float((weights[0][n] - weights[1][n]).abs().sum()) for n in weights[0])
-    found.facts |= {
+    report.facts |= {
         "first step that differs": next((n for n, gap in enumerate(gaps, 1) if gap), None),
         "largest difference of losses, nats": max(gaps),
         "adapters equal": moved == 0,
     }
 
 
-def rescore_from_store(bench: Bench, found: Found) -> None:
+def rescore_from_store(bench: Bench, report: PartReport) -> None:
     """A tuned model scored in memory, then read back from the store and scored again."""
     results = bench.folder / "results"
     compute = "bfloat16" if bench.cuda else "float32"
@@ -485,15 +487,15 @@ def rescore_from_store(bench: Bench, found: Found) -> None:
                 *(f"results_dir={results}", f"dtype.compute_dtype={compute}", "train.lr=0.01"),
             )
         )
-        first = pipeline.run(cfg)
+        first = pipeline.run_stages(cfg)
         folder = first.folder
         before = _answers(folder)
         for path in [*folder.glob("metrics-*.jsonl"), *folder.glob("answers-*.jsonl")]:
             path.unlink()
-        pipeline.run(replace(cfg, stages=["eval"]))
+        pipeline.run_stages(replace(cfg, stages=["eval"]))
         after = _answers(folder)
         gaps = [abs(before[key] - after[key]) for key in before]
-        found.rows.append(
+        report.rows.append(
             {
                 "what": "full fine-tuning" if full else "adapter",
                 "answers": len(before),
@@ -501,7 +503,7 @@ def rescore_from_store(bench: Bench, found: Found) -> None:
                 "largest difference": max(gaps),
             }
         )
-    different = sum(row["that differ"] for row in found.rows)
+    different = sum(row["that differ"] for row in report.rows)
     assert different == 0, f"{different} answers differ between memory and store"
 
 
@@ -523,7 +525,7 @@ METHODS = {  # with the learning rates that finding1_learning_rate chose
 }
 
 
-def run_finding_1(bench: Bench, found: Found) -> None:
+def run_finding_1(bench: Bench, report: PartReport) -> None:
     """The arms of finding1_precision on the embedded model, as many seeds as fit."""
     model = "tiny" if bench.tiny else "smollm2_135m"
     longest, began = 0.0, time.monotonic()
@@ -532,8 +534,8 @@ def run_finding_1(bench: Bench, found: Found) -> None:
             if bench.tiny and method == "lora_bf16":
                 continue
             if bench.seconds_left() < 1.3 * longest + 2 or (bench.tiny and seed):
-                found.facts["seeds"] = seed
-                found.facts["seconds"] = time.monotonic() - began
+                report.facts["seeds"] = seed
+                report.facts["seconds"] = time.monotonic() - began
                 return
             started = time.monotonic()
             small = ("data.rows=8", "train.max_steps=2", "eval.n=1", "lora.r=8")
@@ -547,12 +549,12 @@ def run_finding_1(bench: Bench, found: Found) -> None:
                     *(() if rate is None else (f"train.lr={rate}",)),
                 )
             )
-            outcome = pipeline.run(cfg)
+            outcome = pipeline.run_stages(cfg)
             scores = outcome.after.metrics if outcome.after else []
             values = {f"{m.task} {m.name}": m.value for m in scores if "/" not in m.task}
             longest = max(longest, time.monotonic() - started)
             speed = outcome.training["tokens_per_second"] if outcome.training else None
-            found.rows.append(
+            report.rows.append(
                 {"method": method, "seed": seed, "lr": cfg.train.lr, "tokens/s": speed, **values}
             )
 
@@ -563,7 +565,7 @@ class Part:
 
     name: str
     limit: float  # s
-    run: Callable[[Bench, Found], None]
+    run: Callable[[Bench, PartReport], None]
 
 
 PARTS = {

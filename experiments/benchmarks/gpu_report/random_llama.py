@@ -8,8 +8,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.quant.bitsandbytes import disarm, quantize_in_place
-from qlora_repro.quant.linear_layers import quantizable
+from qlora_repro.quant.bitsandbytes import disable_cpu_repacking, quantize_in_place
+from qlora_repro.quant.linear_layers import find_quantizable_layers
 
 SPREAD = 0.02  # standard deviation of the weights, as LLaMA is initialized
 POSITIONS = 2048
@@ -27,7 +27,7 @@ def build_random_llama(cfg: RunConfig, device: torch.device) -> LlamaForCausalLM
     with torch.device("meta"):
         model: Any = LlamaForCausalLM(config).to(compute)
     torch.manual_seed(0)
-    for name in quantizable(model):
+    for name in find_quantizable_layers(model):
         layer = model.get_submodule(name)
         layer.weight = _random(layer.weight, compute, device)
         if cfg.quantized:
@@ -46,7 +46,7 @@ def build_random_llama(cfg: RunConfig, device: torch.device) -> LlamaForCausalLM
     model.tie_weights()
     with torch.device(device):
         model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
-    disarm(model)
+    disable_cpu_repacking(model)
     return model.requires_grad_(False).eval()  # type: ignore[no-any-return]
 
 

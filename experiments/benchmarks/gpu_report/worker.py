@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.gpu_report.arms import free_memory
 from experiments.benchmarks.gpu_report.parts import (
     PARTS,
     Bench,
-    Found,
     NeedsGpuError,
+    PartReport,
     measure_rates,
 )
+from experiments.benchmarks.gpu_report.timed_training import free_memory
 
 
 def main() -> None:
@@ -61,13 +61,13 @@ def describe_machine(asked: argparse.Namespace, device: torch.device) -> None:
 
 def run_part(number: int, asked: argparse.Namespace, device: torch.device) -> None:
     """Run one part and write what came of it."""
-    part, found = PARTS[number], Found()
+    part, report = PARTS[number], PartReport()
     limit = asked.seconds or part.limit
     (asked.folder / f"part-{number}.began").write_text(str(time.time()))
     began = time.monotonic()
     state, why = "passed", None
     try:
-        part.run(_bench(asked, device, limit=limit), found)
+        part.run(_bench(asked, device, limit=limit), report)
     except NeedsGpuError as error:
         state, why = "skipped", str(error)
     except Exception as error:  # noqa: BLE001  # the next part runs whatever became of this one
@@ -81,8 +81,8 @@ def run_part(number: int, asked: argparse.Namespace, device: torch.device) -> No
         "why": why,
         "seconds": time.monotonic() - began,
         "limit_s": limit,
-        "rows": found.rows,
-        "facts": found.facts,
+        "rows": report.rows,
+        "facts": report.facts,
     }
     beside = asked.folder / f".part-{number}.json"
     beside.write_text(json.dumps(result))

@@ -5,8 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.judge_audit.simulate import Truth, as_frame, simulate
-from experiments.audit_coverage import ADVANTAGES, by_verdict, coverages, rankings
+from experiments.audit_coverage import (
+    ADVANTAGES,
+    Truth,
+    by_verdict,
+    coverages,
+    make_frame,
+    rankings,
+    simulate_verdicts,
+)
 from qlora_repro.store.verdicts import COLUMNS
 
 TRUTH = Truth(
@@ -39,7 +46,7 @@ def test_resampling_verdicts_instead_of_prompts_is_too_sure() -> None:
 
 def test_correlation_leaves_each_verdicts_own_probabilities() -> None:
     rng = np.random.default_rng(0)
-    counts = simulate(TRUTH, prompts=20_000, repeats=1, rng=rng)[0]  # (Q, S, S, 3)
+    counts = simulate_verdicts(TRUTH, prompts=20_000, repeats=1, rng=rng)[0]  # (Q, S, S, 3)
     known = TRUTH.fit().probabilities()
     off = ~np.eye(4, dtype=bool)
     assert counts.mean(axis=0)[off] == pytest.approx(known[off], abs=0.015)
@@ -48,15 +55,15 @@ def test_correlation_leaves_each_verdicts_own_probabilities() -> None:
 
 def test_verdicts_on_one_prompt_go_together() -> None:
     rng = np.random.default_rng(0)
-    first = simulate(TRUTH, prompts=5000, repeats=1, rng=rng)[0][..., 0]  # (Q, S, S)
+    first = simulate_verdicts(TRUTH, prompts=5000, repeats=1, rng=rng)[0][..., 0]  # (Q, S, S)
     of_prompts = first.sum(axis=(1, 2)).var()
     alone = (first.mean(axis=0) * (1 - first.mean(axis=0))).sum()  # were they independent
     assert of_prompts > 1.5 * alone
 
 
 def test_simulated_verdicts_are_a_whole_verdict_frame_that_says_what_it_is() -> None:
-    counts = simulate(TRUTH, prompts=6, repeats=1, rng=np.random.default_rng(0))[0]
-    frame = as_frame(counts, benchmark="made up")
+    counts = simulate_verdicts(TRUTH, prompts=6, repeats=1, rng=np.random.default_rng(0))[0]
+    frame = make_frame(counts, benchmark="made up")
     assert list(frame.columns) == list(COLUMNS)
     assert set(frame["judge"]) == {"simulated"}
     assert len(frame) == 6 * 4 * 3

@@ -8,8 +8,8 @@ import pytest
 from audited import made
 
 from analysis.__main__ import main
-from analysis.judge_audit.report import SECTIONS, examine
-from analysis.judge_audit.simulate import Truth, as_frame, simulate
+from analysis.judge_audit.report import SECTIONS, audit_judge
+from experiments.audit_coverage import Truth, make_frame, simulate_verdicts
 
 BARE = [  # one order, no scores, lengths, categories or ids
     {"judge": "me", "question": f"q{at}", "first": "a", "second": "b", "verdict": verdict}
@@ -19,7 +19,7 @@ ALWAYS = {"shares", "advantage"}
 
 
 def test_what_a_bare_file_lacks_is_said_in_one_line_each() -> None:
-    sections = examine(made(BARE))
+    sections = audit_judge(made(BARE))
     there = {name for name, section in sections.items() if section.frame is not None}
     assert there == ALWAYS
     for name in set(SECTIONS) - ALWAYS:
@@ -35,7 +35,7 @@ def test_a_judge_that_always_takes_the_first_flips_every_pair() -> None:
         for at in range(8)
         for one, other in (("a", "b"), ("b", "a"))
     ]
-    sections = examine(made(rows))
+    sections = audit_judge(made(rows))
     assert sections["swapping"].facts["flipped"]["value"] == 1
     assert sections["swapping"].facts["always_first"]["value"] == 1
     assert sections["pairs_by_order"].facts["turned"] == 1
@@ -48,7 +48,7 @@ def test_a_judge_that_goes_by_the_answers_never_flips() -> None:
         for at in range(8)
         for one, other, verdict in (("a", "b", "first"), ("b", "a", "second"))
     ]
-    facts = examine(made(rows))["swapping"].facts
+    facts = audit_judge(made(rows))["swapping"].facts
     assert (facts["same"]["value"], facts["flipped"]["value"]) == (1, 0)
 
 
@@ -61,7 +61,7 @@ def test_the_mean_of_scores_settles_what_two_orders_disagree_on() -> None:
             ("b", "a", {"score_first": 7.0, "score_second": 6.0}),
         )
     ]
-    rules = examine(made(rows))["merge_rules"].facts
+    rules = audit_judge(made(rows))["merge_rules"].facts
     assert rules["mean of scores"]["ranks"]["a"]["value"] == 1
     assert rules["disagreement is a tie"]["skills"]["a"]["value"] == pytest.approx(1000)
 
@@ -78,7 +78,7 @@ def test_a_judge_beside_votes_is_compared_with_their_majority() -> None:
         for at in range(9)
         for one, other, verdict in (("a", "b", "first"), ("b", "a", "tie"))
     ]
-    sections = examine(made(votes + own, judge="a"))
+    sections = audit_judge(made(votes + own, judge="a"))
     facts = sections["self_preference"].facts["a"]
     assert facts["people"]["value"] == 1  # two of three votes each time
     assert facts["judge"]["value"] == pytest.approx(0.75)
@@ -87,7 +87,7 @@ def test_a_judge_beside_votes_is_compared_with_their_majority() -> None:
 
 
 def test_a_file_of_which_nothing_could_be_read_says_so() -> None:
-    sections = examine(made([row | {"verdict": None} for row in BARE]))
+    sections = audit_judge(made([row | {"verdict": None} for row in BARE]))
     assert {name for name, each in sections.items() if each.frame is not None} == {
         "shares",
         "parse_failures",
@@ -97,13 +97,13 @@ def test_a_file_of_which_nothing_could_be_read_says_so() -> None:
 
 
 def test_a_single_verdict_is_examined_without_an_interval() -> None:
-    sections = examine(made(BARE[:1]))
+    sections = audit_judge(made(BARE[:1]))
     assert sections["shares"].facts["first"] == {"value": 1, "low": None, "high": None, "n": 1}
 
 
 def test_lengths_that_are_all_alike_are_not_split() -> None:
     rows = [row | {"chars_first": 9, "chars_second": 9} for row in BARE]
-    sections = examine(made(rows))
+    sections = audit_judge(made(rows))
     assert sections["by_length"].notes == [
         "not computed: most pairs have the same length, 18 characters"
     ]
@@ -116,8 +116,8 @@ def test_the_command_writes_markdown_json_and_figures(
     truth = Truth(
         skills=(1050.0, 1000.0, 950.0), advantage=80.0, tie_rate=0.2, by_place=0.1, by_answer=0.3
     )
-    counts = simulate(truth, prompts=30, repeats=1, rng=np.random.default_rng(0))[0]
-    as_frame(counts, benchmark="toy").to_csv(tmp_path / "mine.csv", index=False)
+    counts = simulate_verdicts(truth, prompts=30, repeats=1, rng=np.random.default_rng(0))[0]
+    make_frame(counts, benchmark="toy").to_csv(tmp_path / "mine.csv", index=False)
     out = tmp_path / "out"
     assert main(["audit", "--ratings", str(tmp_path / "mine.csv"), "--out", str(out)]) == 0
     said = capsys.readouterr().out

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from audited import audited
 
-from analysis.judge_audit import answers, groups, humans, parsing, position
-from analysis.judge_audit.humans import self_preference
+from analysis.judge_audit import groups, human_agreement, position, validity
+from analysis.judge_audit.human_agreement import self_preference
 from experiments.bench_audit import order_in_elo
 
 SHARES = {  # first, second, tie; same after swapping, always first, always second
@@ -17,34 +17,36 @@ SHARES = {  # first, second, tie; same after swapping, always first, always seco
 
 @pytest.mark.parametrize("benchmark", ["vicuna", "oa"])
 def test_shares_by_position_and_after_swapping_are_the_known_ones(benchmark: str) -> None:
-    material = audited(benchmark, "three_class", "gpt-4")
-    shares, swaps = position.shares(material).facts, position.swapping(material).facts
+    judged = audited(benchmark, "three_class", "gpt-4")
+    shares, swaps = position.verdict_shares(judged).facts, position.swap_agreement(judged).facts
     found = [shares[name]["value"] for name in ("first", "second", "tie")]
     found += [swaps[name]["value"] for name in ("same", "always_first", "always_second")]
     assert found == pytest.approx(SHARES[benchmark], abs=5e-4)
 
 
 def test_the_swap_table_counts_each_pair_from_both_sides() -> None:
-    material = audited("vicuna", "three_class", "gpt-4")
-    facts = position.swapping(material).facts
+    judged = audited("vicuna", "three_class", "gpt-4")
+    facts = position.swap_agreement(judged).facts
     turned = np.array(facts["turned_into"])
     assert (turned == turned.T).all()
-    assert turned.sum() == 2 * len(material.twice)
+    assert turned.sum() == 2 * len(judged.swapped_pairs)
     parts = ("same", "always_first", "always_second", "half")
     assert sum(facts[part]["value"] for part in parts) == pytest.approx(1)
-    assert turned[0, 0] / 2 / len(material.twice) == pytest.approx(facts["always_first"]["value"])
+    assert turned[0, 0] / 2 / len(judged.swapped_pairs) == pytest.approx(
+        facts["always_first"]["value"]
+    )
 
 
 def test_an_interval_is_that_of_drawing_prompts_with_pandas() -> None:
-    material = audited("vicuna", "three_class", "gpt-4")
-    first = (material.read["verdict"] == "first").groupby(material.read["question"])
+    judged = audited("vicuna", "three_class", "gpt-4")
+    first = (judged.readable["verdict"] == "first").groupby(judged.readable["question"])
     sums, sizes = first.sum(), first.size()
     rng = np.random.default_rng(7)
     draws = []
     for _ in range(4000):
         chosen = rng.integers(0, 80, 80)
         draws.append(sums.iloc[chosen].sum() / sizes.iloc[chosen].sum())
-    found = position.shares(material).facts["first"]
+    found = position.verdict_shares(judged).facts["first"]
     assert found["low"] == pytest.approx(np.quantile(draws, 0.0226), abs=0.008)
     assert found["high"] == pytest.approx(np.quantile(draws, 0.9774), abs=0.008)
 
@@ -60,7 +62,7 @@ def test_gpt4_gains_by_its_place_and_people_do_not() -> None:
 
 
 def test_bias_is_greatest_between_close_systems() -> None:
-    found = groups.closeness(audited("oa", "three_class", "gpt-4")).facts
+    found = groups.bias_by_closeness(audited("oa", "three_class", "gpt-4")).facts
     assert found["spearman"]["n"] == 21
     assert found["spearman"]["high"] < 0
     expected = [pair["expected"] for pair in found["pairs"].values()]
@@ -69,7 +71,7 @@ def test_bias_is_greatest_between_close_systems() -> None:
 
 
 def test_one_order_alone_moves_ranks_that_both_together_agree_on() -> None:
-    facts = position.merge_rules(audited("oa", "three_class", "gpt-4")).facts
+    facts = position.rankings_by_merge_rule(audited("oa", "three_class", "gpt-4")).facts
     assert facts["first order"]["moved"]
     assert facts["second order"]["moved"]
     assert facts["disagreement is a tie"]["moved"] == []
@@ -77,7 +79,7 @@ def test_one_order_alone_moves_ranks_that_both_together_agree_on() -> None:
 
 
 def test_points_by_position_are_the_known_ones() -> None:
-    facts = position.score_scale(audited("vicuna", "score10", "gpt-4")).facts
+    facts = position.score_gains(audited("vicuna", "score10", "gpt-4")).facts
     systems, reference = facts["all but chatgpt-3.5"], facts["chatgpt-3.5 (reference)"]
     assert systems["gain"]["n"] == 2823
     assert systems["gain"]["value"] == pytest.approx(1.61, abs=0.005)
@@ -85,18 +87,18 @@ def test_points_by_position_are_the_known_ones() -> None:
 
 
 def test_equal_answers_are_all_ties() -> None:
-    facts = answers.equal_answers(audited("oa", "three_class", "gpt-4")).facts
+    facts = validity.equal_answers(audited("oa", "three_class", "gpt-4")).facts
     assert (facts["n"], facts["tie"], facts["first"], facts["second"]) == (32, 32, 0, 0)
 
 
 def test_parse_failures_lean_to_the_second_answer() -> None:
-    facts = parsing.parse_failures(audited("oa", "three_class", "gpt-4")).facts
+    facts = validity.parse_failures(audited("oa", "three_class", "gpt-4")).facts
     assert facts["failed"] == 1482
     assert facts["recovered"] == {"first": 442, "second": 865, "tie": 146}
 
 
 def test_agreement_with_and_among_people_is_the_known_one() -> None:
-    section = humans.agreement(audited("vicuna", "three_class", "gpt-4"))
+    section = human_agreement.human_agreement(audited("vicuna", "three_class", "gpt-4"))
     people = section.facts["people: Fleiss' kappa"]
     assert people["value"] == pytest.approx(0.1847884038964222, abs=1e-12)
     assert people["n"] == 2240
@@ -114,17 +116,17 @@ def test_gpt4_gives_itself_more_than_people_give_it() -> None:
 
 def test_people_favour_length_as_gpt4_does() -> None:
     for judge in ("gpt-4", "human"):
-        facts = answers.verbosity(audited("vicuna", "three_class", judge)).facts["all"]
+        facts = validity.verbosity(audited("vicuna", "three_class", judge)).facts["all"]
         assert facts["beyond"]["low"] > 0.05
         gap = facts["points"]["value"] - facts["expected"]["value"]
         assert facts["beyond"]["value"] == pytest.approx(gap)
 
 
 def test_groups_share_out_the_verdicts() -> None:
-    material = audited("oa", "three_class", "gpt-4")
-    facts = groups.by_language(material).facts["groups"]
-    assert sum(each["first"]["n"] for each in facts.values()) == len(material.read)
-    english = material.read[material.read["lang"] == "en"]
+    judged = audited("oa", "three_class", "gpt-4")
+    facts = groups.bias_by_language(judged).facts["groups"]
+    assert sum(each["first"]["n"] for each in facts.values()) == len(judged.readable)
+    english = judged.readable[judged.readable["lang"] == "en"]
     known = (english["verdict"] == "first").mean()
     assert facts["en"]["first"]["value"] == pytest.approx(known)
 
@@ -138,7 +140,7 @@ def test_lengths_of_votes_are_those_stated_of_the_same_answers() -> None:
 
 
 def test_the_advantage_on_oa_is_where_the_plain_loops_optimiser_ends() -> None:
-    material = audited("oa", "three_class", "gpt-4")
-    counts = material.read.groupby(["first", "second", "verdict"]).size().unstack(fill_value=0)
-    found = material.ranking.advantage().value
+    judged = audited("oa", "three_class", "gpt-4")
+    counts = judged.readable.groupby(["first", "second", "verdict"]).size().unstack(fill_value=0)
+    found = judged.ranking.advantage().value
     assert found == pytest.approx(order_in_elo(counts[["first", "second", "tie"]]), abs=0.1)

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from analysis.ranking.elo import over_orderings, setting
-from analysis.ranking.intervals import Uncertain, over_questions
-from analysis.ranking.tally import Tally, tally
-from qlora_repro.store.verdicts import released
+from analysis.ranking.elo import (
+    ResampledRatings,
+    load_setting,
+    rate_orderings,
+    rate_resampled_questions,
+)
+from analysis.ranking.tally import Tally, count_verdicts
+from qlora_repro.store.verdicts import load_released_verdicts
 
 
 def of(counts: list[list[list[int]]], systems: list[str]) -> Tally:
@@ -16,18 +20,18 @@ def of(counts: list[list[list[int]]], systems: list[str]) -> Tally:
 
 def test_questions_that_all_say_the_same_leave_no_uncertainty() -> None:
     same = of([[[3, 0, 1]]] * 40, ["a", "b"])
-    how = setting("as_stated", "vicuna")
-    low, high = over_questions(same, how, replicates=200, each=40).interval()
-    scatter = over_orderings(same.total, 2, how).std(axis=0)
+    how = load_setting("as_stated", "vicuna")
+    low, high = rate_resampled_questions(same, how, resamples=200, each=40).interval()
+    scatter = rate_orderings(same.total, 2, how).std(axis=0)
     assert (high - low < scatter).all()  # without the correction four times a mean's share of it
 
 
 def test_the_interval_of_two_systems_is_that_of_their_odds() -> None:
     wins = np.random.default_rng(7).random(400) < 0.7
     one = of([[[int(won), 0, int(not won)]] for won in wins], ["a", "b"])
-    how = setting("as_printed", "vicuna", k=8)
-    uncertain = over_questions(one, how, replicates=400, each=40)
-    gap = uncertain.draws[:, 0] - uncertain.draws[:, 1]
+    how = load_setting("as_printed", "vicuna", k=8)
+    uncertain = rate_resampled_questions(one, how, resamples=400, each=40)
+    gap = uncertain.ratings[:, 0] - uncertain.ratings[:, 1]
     share = wins.mean()
     # a rating that settles: log-odds, whose standard error is 1 / sqrt(n p (1 - p))
     wanted = 400 / np.log(10) / np.sqrt(400 * share * (1 - share))
@@ -35,18 +39,20 @@ def test_the_interval_of_two_systems_is_that_of_their_odds() -> None:
 
 
 def test_more_orderings_of_a_draw_do_not_change_the_interval() -> None:
-    verdicts = released().query("benchmark == 'oa'")
+    verdicts = load_released_verdicts().query("benchmark == 'oa'")
     few, many = (
-        over_questions(tally(verdicts), setting("as_printed", "oa"), replicates=200, each=each)
+        rate_resampled_questions(
+            count_verdicts(verdicts), load_setting("as_printed", "oa"), resamples=200, each=each
+        )
         for each in (40, 120)
     )
-    ratio = few.draws.std(axis=0).mean() / many.draws.std(axis=0).mean()
+    ratio = few.ratings.std(axis=0).mean() / many.ratings.std(axis=0).mean()
     assert ratio == pytest.approx(1, abs=0.25)
 
 
 def test_ranks_and_chances_are_counted_over_draws() -> None:
     draws = np.array([[3.0, 2, 1]] * 90 + [[2.0, 3, 1]] * 10)
-    uncertain = Uncertain(systems=["a", "b", "c"], questions=1, draws=draws)
+    uncertain = ResampledRatings(systems=["a", "b", "c"], ratings=draws)
     assert uncertain.ranks().tolist() == [[1, 1, 3], [2, 2, 3]]
     assert uncertain.beats()[0].tolist() == [0, 0.9, 1]
     assert uncertain.beats()[1].tolist() == [0.1, 0, 1]

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.ranking.elo import seated, steps
+from analysis.ranking.elo import assign_seats, iterate_matches
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 Played = list[tuple[int, int, int]]  # (system, system, twice the points of the first)
@@ -25,13 +25,13 @@ def orders(
 ) -> list[Played]:
     """Return what every ordering of a block plays, in terms of systems, lower one first."""
     rng = np.random.default_rng(seed)
-    seats = seated(width, 3, rng)
+    seats = assign_seats(width, 3, rng)
     lanes: list[Played] = [[] for _ in range(width)]
-    for step in steps(counts, seats, matches=matches, replacement=replacement, rng=rng):
+    for step in iterate_matches(counts, seats, matches=matches, replacement=replacement, rng=rng):
         for lane, played in enumerate(lanes):
             if step.played is None or step.played[lane]:
                 low, high = int(seats[step.first, lane]), int(seats[step.second, lane])
-                points = int(step.points[lane])
+                points = int(step.half_points[lane])
                 played.append((low, high, points) if low < high else (high, low, 2 - points))
     return lanes
 
@@ -86,7 +86,7 @@ def test_with_replacement_a_match_comes_as_often_as_its_share() -> None:
 
 @pytest.mark.parametrize("replacement", [False, True])
 def test_seats_are_taken_by_all_systems_evenly(replacement: bool) -> None:
-    seats = seated(6_000, 3, np.random.default_rng(int(replacement)))
+    seats = assign_seats(6_000, 3, np.random.default_rng(int(replacement)))
     assert (np.sort(seats, axis=0) == np.arange(3)[:, None]).all()
     seen = Counter(map(tuple, seats.T.tolist()))
     assert stats.chisquare(list(seen.values())).pvalue > 0.001

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import analysis_outputs
 import pytest
-import rebuilt
 from browser import CHROMIUM, Tab, chromium
 
 from analysis.judge_audit import report
@@ -21,7 +21,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "RESAMPLES", 20)
-        write_page(rebuilt.make(root), root / "report.html")
+        write_page(analysis_outputs.make(root), root / "report.html")
     return root / "report.html"
 
 
@@ -40,7 +40,9 @@ def tab(browser: Tab, file: Path) -> Tab:
 
 
 def test_text_is_shown_letter_for_letter_and_never_runs(tab: Tab) -> None:
-    assert tab.value("document.querySelector('#agreement h3').textContent") == rebuilt.ATTACK
+    assert (
+        tab.value("document.querySelector('#agreement h3').textContent") == analysis_outputs.ATTACK
+    )
     assert tab.value("document.querySelectorAll('main script').length") == 0
     assert tab.value("window.ran === undefined")
 

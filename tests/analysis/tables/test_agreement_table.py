@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.tables.agreement import build
+from analysis.tables.agreement import build_table
 
 
 def test_released_votes_agree_less_than_printed_and_with_gpt4_as_printed(tmp_path: Path) -> None:
-    table = build(tmp_path)
+    table = build_table(tmp_path)
     rows = table.frame.set_index(["agreement of", "statistic"])
     assert float(rows.loc[("people", "fleiss"), "ours"]) == pytest.approx(0.185, abs=5e-4)
     assert float(rows.loc[("judge and majority", "fleiss"), "difference"]) == pytest.approx(

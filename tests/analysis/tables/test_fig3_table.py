@@ -22,7 +22,7 @@ def score(task: str, value: float) -> Metric:
 def test_tasks_on_files_at_hand_count_and_the_model_is_said_to_stand_in(tmp_path: Path) -> None:
     folder = stored.make_run(tmp_path, "nf4")
     stored.write(folder, "metrics", [score("piqa_file", 0.6), score("hellaswag_file", 0.4)])
-    table = fig3_zeroshot_by_bits.build(tmp_path)
+    table = fig3_zeroshot_by_bits.build_table(tmp_path)
     (row,) = table.frame.to_dict("records")
     assert (row["model"], row["ours"], row["n"]) == (
         "stand-in small",
@@ -39,7 +39,7 @@ def test_tasks_on_files_at_hand_count_and_the_model_is_said_to_stand_in(tmp_path
 def test_a_benchmark_asked_twice_counts_once(tmp_path: Path) -> None:
     folder = stored.make_run(tmp_path, "nf4")
     stored.write(folder, "metrics", [score("piqa", 0.6), score("piqa_file", 0.2)])
-    (row,) = fig3_zeroshot_by_bits.build(tmp_path).frame.to_dict("records")
+    (row,) = fig3_zeroshot_by_bits.build_table(tmp_path).frame.to_dict("records")
     assert (row["ours"], row["n"]) == ("60.0", "1 tasks, 100 questions")
 
 
@@ -50,7 +50,7 @@ def test_a_limit_and_uncommitted_changes_are_told(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["provenance"]["dirty"] = True
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    notes = fig3_zeroshot_by_bits.build(tmp_path).notes
+    notes = fig3_zeroshot_by_bits.build_table(tmp_path).notes
     assert f"{folder.name}: limit 20" in notes
     assert f"{folder.name}: the code had uncommitted changes" in notes
 
@@ -66,7 +66,7 @@ def test_nf4_is_compared_on_the_same_questions(tmp_path: Path) -> None:
             for i, hit in enumerate(values)
         ]
         stored.write(folder, "answers", answers)
-    rows = fig3_zeroshot_by_bits.build(tmp_path).frame.set_index("data type")
+    rows = fig3_zeroshot_by_bits.build_table(tmp_path).frame.set_index("data type")
     gained = right["nf4"].astype(float) - right["fp4"]
     low, high = DescrStatsW(gained).zconfint_mean()
     said = f"{100 * gained.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
@@ -76,8 +76,14 @@ def test_nf4_is_compared_on_the_same_questions(tmp_path: Path) -> None:
     assert n == pytest.approx((1.95996 + 0.84162) ** 2 * gained.var(ddof=1) / 0.01**2, rel=0.001)
 
 
-def test_where_no_answer_differs_nothing_says_how_many_would(tmp_path: Path) -> None:
+def test_where_no_answer_differs_nothing_says_how_many_would() -> None:
     same = [np.zeros(10)]
-    assert fig3_zeroshot_by_bits.told(same) == "+0.0 [+0.0, +0.0]"
-    assert math.isnan(fig3_zeroshot_by_bits.questions_to_tell(same))
-    assert fig3_zeroshot_by_bits.scores(tmp_path / "answers-none.jsonl") == {}
+    assert fig3_zeroshot_by_bits.format_difference(same) == "+0.0 [+0.0, +0.0]"
+    assert math.isnan(fig3_zeroshot_by_bits.questions_needed(same))
+
+
+def test_without_answers_nothing_is_compared(tmp_path: Path) -> None:
+    for dtype in ("nf4", "fp4"):
+        stored.write(stored.make_run(tmp_path, dtype), "metrics", [score("piqa", 0.6)])
+    rows = fig3_zeroshot_by_bits.build_table(tmp_path).frame
+    assert (rows["NF4 against it"] == "-").all()

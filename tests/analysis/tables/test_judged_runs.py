@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import stored
 
-from analysis.tables import TABLES
+from analysis.tables import build_table
 from qlora_repro.records import Judgment
 
 EMPTY = dict.fromkeys([field.name for field in fields(Judgment)], "")
@@ -33,7 +33,7 @@ def test_both_orders_count_for_one_pair_and_the_judge_is_said_to_stand_in(tmp_pa
         verdict("q3", "a", "b", None),
     ]
     stored.write(stored.make_run(tmp_path, "nf4"), "judgments", rows)
-    table = TABLES["judged_runs"](tmp_path)
+    table = build_table("judged_runs", tmp_path)
     (row,) = table.frame.to_dict("records")
     assert row["judge"] == "stand-in reference, three_class"
     assert (row["system"], row["wins"], row["ties"], row["losses"]) == ("a", "3", "1", "1")
@@ -45,6 +45,6 @@ def test_both_orders_count_for_one_pair_and_the_judge_is_said_to_stand_in(tmp_pa
 
 
 def test_no_verdicts_are_said_with_the_command_that_makes_them(tmp_path: Path) -> None:
-    table = TABLES["judged_runs"](tmp_path)
-    assert not table.measured
+    table = build_table("judged_runs", tmp_path)
+    assert not table.has_results
     assert "python run.py experiments=table7_elo" in table.notes[-1]

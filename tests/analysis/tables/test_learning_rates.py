@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from claims_store import add_run
+from scored_runs import add_run
 
-from analysis.build import commands
-from analysis.tables import TABLES
+from analysis.build import list_commands
+from analysis.tables import build_table
 
 
 def grid(root: Path, right: dict[float, int], **settings: object) -> None:
@@ -19,8 +19,8 @@ def grid(root: Path, right: dict[float, int], **settings: object) -> None:
         add_run(root, {"train.lr": rate} | settings, scores)
 
 
-def chosen(root: Path) -> dict[str, str]:
-    rows = TABLES["learning_rates"](root).frame.to_dict("records")
+def select_names(root: Path) -> dict[str, str]:
+    rows = build_table("learning_rates", root).frame.to_dict("records")
     return {row["learning rate"]: row["chosen"] for row in rows if row["chosen"] != "-"}
 
 
@@ -36,15 +36,15 @@ def test_the_best_mean_chooses_and_of_equal_ones_the_smallest(
     right: dict[float, int], wanted: dict[str, str], tmp_path: Path
 ) -> None:
     grid(tmp_path, right)
-    assert chosen(tmp_path) == wanted
+    assert select_names(tmp_path) == wanted
 
 
 def test_runs_that_differ_in_more_than_the_rate_are_no_grid(tmp_path: Path) -> None:
     grid(tmp_path, {1e-4: 3, 3e-4: 7, 1e-3: 5})
     grid(tmp_path, {1e-4: 9}, seed=1)
     grid(tmp_path, {2e-4: 9}, **{"lora.r": 64})
-    table = TABLES["learning_rates"](tmp_path)
-    assert chosen(tmp_path) == {"0.0003": "yes"}
+    table = build_table("learning_rates", tmp_path)
+    assert select_names(tmp_path) == {"0.0003": "yes"}
     assert len(table.frame) == 3
     first = table.frame.iloc[0]
     assert (first["scores"], first["mean, %"], first["n"]) == (
@@ -57,7 +57,7 @@ def test_runs_that_differ_in_more_than_the_rate_are_no_grid(tmp_path: Path) -> N
 
 def test_without_a_grid_the_table_says_what_makes_one(tmp_path: Path) -> None:
     grid(tmp_path, {1e-4: 3})
-    table = TABLES["learning_rates"](tmp_path)
+    table = build_table("learning_rates", tmp_path)
     assert table.frame.empty
-    (command,) = commands("learning_rates")
+    (command,) = list_commands("learning_rates")
     assert command in table.notes[-1]

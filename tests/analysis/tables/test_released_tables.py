@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ranking.tally import majority, net_wins, tally
+from analysis.ranking.tally import count_net_wins, count_verdicts, take_majority
 from analysis.table import Table
 from analysis.tables import (
     TABLES,
@@ -16,8 +16,8 @@ from analysis.tables import (
     table12_pairwise,
     table13_order,
 )
-from analysis.tables.table6_vicuna_vs_chatgpt import relative
-from qlora_repro.store.verdicts import released
+from analysis.tables.table6_vicuna_vs_chatgpt import score_against_chatgpt
+from qlora_repro.store.verdicts import load_released_verdicts
 
 NOWHERE = Path("there is no such folder")
 
@@ -28,17 +28,17 @@ def numbers(table: Table, name: str) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def table1() -> Table:
-    return table1_elo.build(NOWHERE)
+    return table1_elo.build_table(NOWHERE)
 
 
 @pytest.fixture(scope="module")
 def table7() -> Table:
-    return table7_elo.build(NOWHERE)
+    return table7_elo.build_table(NOWHERE)
 
 
 @pytest.fixture(scope="module")
 def table6() -> Table:
-    return table6_vicuna_vs_chatgpt.build(NOWHERE)
+    return table6_vicuna_vs_chatgpt.build_table(NOWHERE)
 
 
 def test_table_1_is_within_1_elo_on_all_systems_with_k_4_and_not_with_the_stated_32(
@@ -106,7 +106,7 @@ def test_relative_scores_are_ratios_of_sums_and_leave_out_replies_without_scores
         {"score_first": float, "score_second": float}
     )
     lenient = {f"{name}_lenient": frame[name].fillna(3) for name in columns[3:]}
-    found = relative(frame.assign(**lenient), "x")
+    found = score_against_chatgpt(frame.assign(**lenient), "x")
     assert (found.chatgpt_first, found.system_first) == (50, 100)
     assert found.mean == pytest.approx(100 * 10 / 15)
     assert found.lenient == pytest.approx(100 * 13 / 18)
@@ -114,7 +114,7 @@ def test_relative_scores_are_ratios_of_sums_and_leave_out_replies_without_scores
 
 
 def test_table_12_agrees_in_all_cells_with_questions_as_divisor_and_not_with_verdicts() -> None:
-    table = table12_pairwise.build(NOWHERE)
+    table = table12_pairwise.build_table(NOWHERE)
     paper = numbers(table, "paper")
     assert len(paper) == 21
     assert (numbers(table, "difference").abs() <= 0.01).all()
@@ -123,17 +123,17 @@ def test_table_12_agrees_in_all_cells_with_questions_as_divisor_and_not_with_ver
 
 
 def test_table_13_has_the_printed_order() -> None:
-    table = table13_order.build(NOWHERE)
+    table = table13_order.build_table(NOWHERE)
     assert (table.frame["ours"] == table.frame["paper"]).all()
     assert any("every system beats all below it" in note for note in table.notes)
 
 
 def test_places_go_by_systems_beaten_first() -> None:
     net = np.array([[0, 1, 1], [-1, 0, 9], [-1, -9, 0]])
-    assert table13_order.places(net).tolist() == [1, 2, 3]
+    assert table13_order.rank_by_net_wins(net).tolist() == [1, 2, 3]
     cycle = np.array([[0, 5, -1], [-5, 0, 4], [1, -4, 0]])
-    assert table13_order.beaten(cycle).tolist() == [1, 1, 1]
-    assert table13_order.places(cycle).tolist() == [1, 2, 3]  # by net wins: 4, -1, -3
+    assert table13_order.count_beaten(cycle).tolist() == [1, 1, 1]
+    assert table13_order.rank_by_net_wins(cycle).tolist() == [1, 2, 3]  # by net wins: 4, -1, -3
 
 
 def test_a_majority_needs_more_votes_than_any_other() -> None:
@@ -145,19 +145,19 @@ def test_a_majority_needs_more_votes_than_any_other() -> None:
         for vote in said.split()
     ]
     frame = pd.DataFrame(rows, columns=["question", "first", "second", "verdict"])
-    found = majority(frame).set_index("question")["verdict"]
+    found = take_majority(frame).set_index("question")["verdict"]
     assert found.fillna("-").tolist() == ["first", "tie", "second", "tie", "second", "-"]
 
 
 def test_net_wins_are_antisymmetric_counts() -> None:
-    verdicts = released().query("benchmark == 'vicuna' and protocol == 'three_class'")
+    verdicts = load_released_verdicts().query("benchmark == 'vicuna' and protocol == 'three_class'")
     gpt4 = verdicts[verdicts["judge"] == "gpt-4"]
     pair = gpt4[
         gpt4["first"].isin(["guanaco-65b", "bard"]) & gpt4["second"].isin(["guanaco-65b", "bard"])
     ]
     won = pair["first"].where(pair["verdict"] == "first", pair["second"])[pair["verdict"] != "tie"]
-    of = tally(pair, ["guanaco-65b", "bard"])
-    net = net_wins(of.total, 2)
+    of = count_verdicts(pair, ["guanaco-65b", "bard"])
+    net = count_net_wins(of.total, 2)
     assert net[0, 1] == -net[1, 0] == (won == "guanaco-65b").sum() - (won == "bard").sum() == 58
 
 

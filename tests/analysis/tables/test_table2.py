@@ -29,7 +29,7 @@ def rows(tmp_path: Path, run: Callable[..., Path]) -> dict[str, dict[str, Any]]:
         folder = run(dtype, dq=dq)
         kl = [change] * len(LOSSES) if dtype != "bf16" else []
         stored.write_losses(folder, list(LOSSES + change), kl=kl)
-    return {row["type"]: row for row in table2.build(tmp_path).frame.to_dict("records")}
+    return {row["type"]: row for row in table2.build_table(tmp_path).frame.to_dict("records")}
 
 
 def test_the_rise_is_that_of_perplexity_paired_by_token(rows: dict[str, dict[str, Any]]) -> None:
@@ -77,7 +77,7 @@ def test_runs_that_read_the_text_in_another_way_are_not_compared(
 ) -> None:
     stored.write_losses(run("bf16"), list(LOSSES), window=8)
     stored.write_losses(run("nf4"), list(LOSSES), window=16)
-    rows = table2.build(tmp_path).frame.to_dict("records")
+    rows = table2.build_table(tmp_path).frame.to_dict("records")
     assert {row["rise over 16-bit"] for row in rows} == {"-"}
 
 
@@ -91,9 +91,9 @@ def test_the_gaussian_column_is_the_types_error_on_normal_values(
         dq=False, n=64, levels=16, mse=0.0013, relative=0.1, entropy=3.9, optimum=0.0012,
     )  # fmt: skip
     stored.write(run("bf16"), "quant_errors", [row])
-    (found,) = table2.build(tmp_path).frame.to_dict("records")
+    (found,) = table2.build_table(tmp_path).frame.to_dict("records")
     assert found["MSE on N(0,1), 1e-3"] == "1.300"
 
 
 def test_an_empty_store_gives_a_table_without_rows(tmp_path: Path) -> None:
-    assert table2.build(tmp_path).frame.empty
+    assert table2.build_table(tmp_path).frame.empty

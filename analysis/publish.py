@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qlora_repro.errors import StoreError
-from qlora_repro.store.evidence import MANIFEST, is_evidence, read_files, write_evidence
+from qlora_repro.store.cell import MANIFEST
+from qlora_repro.store.evidence import is_evidence, read_files, write_evidence
 from qlora_repro.store.integrity import CHECKSUMS, checksum
 from qlora_repro.store.load import load_settings
 from qlora_repro.store.run_id import run_id_of

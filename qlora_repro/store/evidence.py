@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qlora_repro.errors import StoreError
+from qlora_repro.store.cell import MANIFEST
 from qlora_repro.store.run_id import flatten_settings, run_id_of
 
 FILES = "files.parquet"
 RUNS = "runs.parquet"
-MANIFEST = "manifest.json"
 TRAIN = "train"  # the stage of files whose names have no digest
 FILE_COLUMNS = ("run_id", "folder", "name", "text", "fields")
 KEYS = ("run_id", "digest")  # columns that every record table has

@@ -17,7 +17,7 @@ import pandas as pd
 from qlora_repro.config.paths import EVIDENCE
 from qlora_repro.errors import StoreError
 from qlora_repro.store import evidence
-from qlora_repro.store.evidence import MANIFEST
+from qlora_repro.store.cell import MANIFEST
 from qlora_repro.store.run_id import flatten_settings, run_id_of
 from qlora_repro.store.runs import TOKENS, average_windows, read_json_lines, read_text
 

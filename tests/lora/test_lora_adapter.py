@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
+from model_sections import model_section
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
@@ -12,7 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from qlora_repro.config.schema import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
+from qlora_repro.config.schema import DtypeConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.lora import adapter as lora
 from qlora_repro.model.load import load_base
@@ -28,25 +29,7 @@ IDS = torch.arange(5, 29).reshape(2, 12)
 
 
 def base(family: str, kind: str = "causal", dtype: str = "bf16", compute: str = "float32") -> Any:
-    tuned = TunedConfig(
-        lr=1e-3,
-        dropout=0.0,
-        r=64,
-        batch_size=4,
-        max_steps=4,
-        oasst1=RecipeConfig(4, 4),
-        longform=RecipeConfig(4, 4),
-        compute_dtype=compute,
-        lora_dtype="float32",
-        loss_mean="token",
-        gradient_checkpointing=False,
-        save_steps=2,
-        micro_batch_size=4,
-    )
-    path = str(make_tiny_checkpoint(family))
-    model = ModelConfig(
-        "x", kind, path, None, "local", None, 2, "cpu", "auto", False, tuned, None, None
-    )
+    model = model_section(make_tiny_checkpoint(family), kind, num_labels=2)
     backend = "none" if dtype == "bf16" else "bnb"
     return load_base(
         model, DtypeConfig(dtype, 64, compute, backend, "dynamic8", None), dq=dtype == "nf4"

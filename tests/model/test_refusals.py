@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from model_sections import model_section
 from safetensors.torch import load_file, save_file
 
-from qlora_repro.config.schema import DtypeConfig, ModelConfig, RecipeConfig, TunedConfig
+from qlora_repro.config.schema import DtypeConfig
 from qlora_repro.errors import ConfigError, ModelError
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import make_tiny_checkpoint
@@ -24,36 +25,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def loads(path: Path | None, **changes: Any) -> None:
-    values: dict[str, Any] = {
-        "name": "mine",
-        "kind": "causal",
-        "path": None if path is None else str(path),
-        "revision": None,
-        "source": "local",
-        "note": None,
-        "num_labels": None,
-        "device": "cpu",
-        "attention": "auto",
-        "trust_remote_code": False,
-        "tuned": TunedConfig(
-            lr=1e-3,
-            dropout=0.0,
-            r=64,
-            batch_size=4,
-            max_steps=4,
-            oasst1=RecipeConfig(4, 4),
-            longform=RecipeConfig(4, 4),
-            compute_dtype="float32",
-            lora_dtype="float32",
-            loss_mean="token",
-            gradient_checkpointing=False,
-            save_steps=2,
-            micro_batch_size=4,
-        ),
-        "architecture": None,
-        "config": None,
-    }
-    load_base(ModelConfig(**(values | changes)), BF16, dq=False)
+    load_base(model_section(path, **({"num_labels": None} | changes)), BF16, dq=False)
 
 
 def edit(path: Path, **changes: Any) -> None:

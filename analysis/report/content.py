@@ -5,8 +5,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,96 +36,14 @@ COLOURED = ("supported", "contradicted", "not resolved", "not run", "higher", "l
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """One run as the page shows it."""
-
-    folder: str
-    digest: str  # of the settings that decided it
-    document: Path  # its manifest; of a plan, its settings
-    settings: dict[str, Any]  # by dotted path
-    commit: str | None
-    dirty: bool  # the code of some stage had uncommitted changes
-    device: str | None
-    versions: dict[str, str]
-    note: str | None
-
-    def row(self) -> dict[str, str]:
-        """Return the line of the table of runs."""
-        setting = self.settings.get
-        rank = f" r={setting('lora.r')}" if setting("lora.r") else ""
-        commit = (self.commit or UNKNOWN)[:12]
-        return {
-            "run": self.digest,
-            "model": str(setting("model.name")),
-            "data type": type_name(str(setting("dtype.name")), bool(setting("dq"))),
-            "adapters": f"{setting('lora.target', UNTUNED)}{rank}",
-            "data": str(setting("data.name", UNTUNED)),
-            "seed": str(setting("seed", UNTUNED)),
-            "commit": commit + (" (uncommitted changes)" if self.dirty else ""),
-            "device": self.device or UNKNOWN,
-        }
-
-    def text(self) -> str:
-        """Return the settings, a line each."""
-        return "\n".join(f"{path} = {json.dumps(value)}" for path, value in self.settings.items())
-
-    def packages(self) -> str:
-        """Return the versions in one line."""
-        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A cell's text, the class that colours it ("" for most), and the anchor that it leads to."""
-
-    text: str
-    kind: str
-    link: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A row; one that waits for its runs is folded away at first."""
-
-    cells: list[Cell]
-    waits: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column's name; numbers stand on the right."""
-
-    name: str
-    numbers: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageTable:
-    """A table as the page has it."""
-
-    title: str
-    columns: list[Column]
-    rows: list[Row]
-    notes: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageFigure:
-    """A picture, as the address that holds it, and what it shows."""
-
-    address: str
-    caption: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class PageSection:
     """One artifact, or one audit."""
 
     key: str  # its anchor
     title: str
     commands: list[str]
-    tables: list[PageTable]
-    figures: list[PageFigure]
+    tables: list[Table]
+    figures: list[tuple[str, str]]  # the address that holds a picture, and what it shows
     runs: list[str]  # folders
     headlines: list[str]  # its findings in short
 
@@ -141,23 +59,26 @@ def build_content(outputs: AnalysisOutputs, page: Path) -> dict[str, Any]:
     artifacts = build_artifact_sections(outputs)
     runs = load_run_facts(outputs.results, {name for part in artifacts for name in part.runs})
     return {
-        "overview": build_page_table(overview),
-        "details": [build_page_table(table) for table in details],
+        "overview": overview,
+        "details": details,
         "artifacts": artifacts,
         "audits": [_audit_section(audit) for audit in outputs.audits],
         "left_out": outputs.skipped,
         "runs": runs,
-        "runs_table": _runs_table(runs),
+        "runs_table": Table(title="Runs", frame=pd.DataFrame([run["row"] for run in runs])),
         "links": {  # the documents of packed runs are no files
-            run.folder: _link(run.document, page) for run in runs if run.document.exists()
+            run["folder"]: _link(run["document"], page) for run in runs if run["document"].exists()
         },
         "results": _from_root(outputs.results),
-        "published": sum(not run.dirty for run in runs),
+        "published": sum(not run["dirty"] for run in runs),
     }
 
 
-def load_run_facts(results: Path, folders: Collection[str]) -> list[RunFacts]:
-    """Return the facts of runs and plans by their folders, in the order of their names."""
+def load_run_facts(results: Path, folders: Collection[str]) -> list[dict[str, Any]]:
+    """Return what the page says of runs and plans by their folders, in the order of their names.
+
+    `row` is a run's line of the table of runs, `document` its manifest, or a plan's settings.
+    """
     if not folders:
         return []
     settings = load_documents("settings-*.json", results).drop_duplicates("folder")
@@ -170,20 +91,39 @@ def load_run_facts(results: Path, folders: Collection[str]) -> list[RunFacts]:
     for row in documents[documents["folder"].isin(folders)].to_dict("records"):
         folder, document = str(row["folder"]), row["document"]
         provenance = document.get("provenance", {})
+        settings = flatten_settings(document.get("decided_by", document))
+        versions = {k: v for k, v in provenance.get("packages", {}).items() if v}
         facts.append(
-            RunFacts(
-                folder=folder,
-                digest=folder.rpartition("-")[2],
-                document=results / (FILES if packed else f"{folder}/{row['name']}"),
-                settings=flatten_settings(document.get("decided_by", document)),
-                commit=provenance.get("commit"),
-                dirty=row["run_id"] in dirty,
-                device=provenance.get("device"),
-                versions={k: v for k, v in provenance.get("packages", {}).items() if v},
-                note=document.get("model", {}).get("note"),
-            )
+            {
+                "folder": folder,
+                "row": {
+                    "run": folder.rpartition("-")[2],
+                    **_describe_run(settings, provenance, dirty=row["run_id"] in dirty),
+                },
+                "document": results / (FILES if packed else f"{folder}/{row['name']}"),
+                "dirty": row["run_id"] in dirty,
+                "settings": [f"{path} = {json.dumps(value)}" for path, value in settings.items()],
+                "packages": [f"{name} {version}" for name, version in versions.items()],
+                "note": document.get("model", {}).get("note"),
+            }
         )
     return facts
+
+
+def _describe_run(
+    settings: Mapping[str, Any], provenance: Mapping[str, Any], *, dirty: bool
+) -> dict[str, str]:
+    rank = f" r={settings['lora.r']}" if settings.get("lora.r") else ""
+    commit = str(provenance.get("commit") or UNKNOWN)[:12]
+    return {
+        "model": str(settings.get("model.name")),
+        "data type": type_name(str(settings.get("dtype.name")), bool(settings.get("dq"))),
+        "adapters": f"{settings.get('lora.target', UNTUNED)}{rank}",
+        "data": str(settings.get("data.name", UNTUNED)),
+        "seed": str(settings.get("seed", UNTUNED)),
+        "commit": commit + (" (uncommitted changes)" if dirty else ""),
+        "device": provenance.get("device") or UNKNOWN,
+    }
 
 
 def build_artifact_sections(outputs: AnalysisOutputs) -> list[PageSection]:
@@ -203,7 +143,7 @@ def _artifact_section(key: str, outputs: AnalysisOutputs) -> PageSection:
         key=key,
         title=tables[0].title if tables else CAPTIONS[next(iter(figures))],
         commands=commands,
-        tables=[build_page_table(table) for table in tables],
+        tables=tables,
         figures=[embed_figure(figure, CAPTIONS[name]) for name, figure in figures.items()],
         runs=sorted({run for table in tables for run in table.runs}),
         headlines=[],
@@ -216,37 +156,20 @@ def _audit_section(audit: AuditOutputs) -> PageSection:
         key=judged.name,
         title=f"{judged.judge} on {judged.benchmark}, {judged.protocol}",
         commands=[f"python -m analysis audit --benchmark {judged.benchmark}"],
-        tables=[build_page_table(section.table()) for section in sections],
+        tables=[section.table() for section in sections],
         figures=[embed_figure(fig, name.replace("_", " ")) for name, fig in audit.figures.items()],
         runs=[],
         headlines=[section.headline for section in sections if section.headline],
     )
 
 
-def build_page_table(table: Table) -> PageTable:
-    """Return a table for the page."""
-    texts, names = table.cell_texts(), [str(column) for column in table.frame.columns]
-    ours = names.index("ours") if "ours" in names else None
-    return PageTable(
-        title=table.title,
-        columns=[
-            Column(name=name, numbers=index > 0 and _are_numbers([row[index] for row in texts]))
-            for index, name in enumerate(names)
-        ],
-        rows=[
-            Row(
-                cells=[Cell(text=text, kind=classify_cell(text)) for text in row],
-                waits=ours is not None and row[ours] == MISSING,
-            )
-            for row in texts
-        ],
-        notes=table.notes,
-    )
-
-
-def _are_numbers(texts: Sequence[str]) -> bool:
-    filled = [text for text in texts if text not in ("-", MISSING, "")]
-    return 2 * sum(bool(NUMBER.match(text)) for text in filled) >= len(filled)
+def find_number_columns(table: Table) -> list[bool]:
+    """Return which columns are of numbers, which stand on the right; the first never is."""
+    rows = table.cell_texts()
+    columns = [[row[index] for row in rows] for index in range(len(table.heads))]
+    filled = [[text for text in texts if text not in ("-", MISSING, "")] for texts in columns]
+    shares = [2 * sum(bool(NUMBER.match(text)) for text in texts) >= len(texts) for texts in filled]
+    return [False, *shares[1:]]
 
 
 def classify_cell(text: str) -> str:
@@ -262,20 +185,12 @@ def classify_cell(text: str) -> str:
     return next((word.replace(" ", "-") for word in COLOURED if text.startswith(word)), "")
 
 
-def embed_figure(figure: Figure, caption: str) -> PageFigure:
-    """Return a figure as an address that holds all of it."""
+def embed_figure(figure: Figure, caption: str) -> tuple[str, str]:
+    """Return a figure as an address that holds all of it, and its caption."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     encoded = base64.b64encode(file.getvalue()).decode()
-    return PageFigure(address=f"data:image/png;base64,{encoded}", caption=caption)
-
-
-def _runs_table(runs: Sequence[RunFacts]) -> PageTable:
-    """Return a row a run, which leads to what is said of it."""
-    table = build_page_table(Table(title="Runs", frame=pd.DataFrame([run.row() for run in runs])))
-    for run, row in zip(runs, table.rows, strict=True):
-        row.cells[0] = replace(row.cells[0], link=run.folder)
-    return table
+    return f"data:image/png;base64,{encoded}", caption
 
 
 def _link(document: Path, page: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from analysis.build import AnalysisOutputs
-from analysis.report.content import build_content
+from analysis.report.content import build_content, classify_cell, find_number_columns
 from qlora_repro.page_policy import content_security_policy
 from qlora_repro.store.integrity import write_atomic
 
@@ -25,6 +25,7 @@ def render_page(content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"cell_class": classify_cell, "number_columns": find_number_columns}
     policy = content_security_policy(source, pictures=True)
     return environment.from_string(source).render(**content, policy=policy)
 

@@ -41,7 +41,7 @@ def draw_codebooks(results: Path) -> Figure:
     return figure
 
 
-def select_codebooks(codebooks: pd.DataFrame) -> list[dict[str, Any]]:
+def select_codebooks(codebooks: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return the lines: each type's own levels, then the optimal ones for normal weights."""
     codebooks = codebooks[codebooks["levels"].map(len) <= MAX_LEVELS]
     codebooks = codebooks.assign(key=codebooks["levels"].map(tuple))

@@ -1,6 +1,7 @@
 """Figure 6: stacked bars of memory by model size, the paper's beside the predicted ones."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,7 +46,8 @@ def draw_figure(results: Path) -> Figure:
 
 def _stack_parts(axes: Axes, x: float, sizes: dict[str, float], *, hatch: str | None) -> None:
     labelled = {part: sizes[part] for part in PARTS if part in sizes}
-    bottom, edge = 0.0, {"edgecolor": "white", "linewidth": 0.5}
+    edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5}
+    bottom = 0.0
     for part, size in (labelled | {REST: sizes["total"] - sum(labelled.values())}).items():
         axes.bar(x, size, WIDTH, bottom, color=PARTS[part], hatch=hatch, **edge)
         bottom += size

@@ -106,10 +106,10 @@ def title_of(judged: JudgeVerdicts) -> str:
 
 def print_section(section: AuditSection) -> None:
     """Print a section, its notes as lines below; one line where it could not be computed."""
-    if section.frame is None:
+    if section.frame.empty:
         say(f"{section.title}: {' '.join(section.notes)}\n")
         return
-    say(replace(section.table(), notes=[]).to_rich())
+    say(replace(section, notes=[]).to_rich())
     say("\n".join(section.notes) + "\n")
 
 
@@ -122,7 +122,7 @@ def write_audit(judged: JudgeVerdicts, sections: Sections, *, source: str, out: 
     """Write markdown and json."""
     title, summary = title_of(judged), "\n".join(summarize(sections))
     texts = [f"# {title[0].upper()}{title[1:]}\n\nFrom {source}.\n\n{summary}\n"]
-    texts += [f"#{section.markdown()}" for section in sections.values()]
+    texts += [f"#{section.to_markdown()}" for section in sections.values()]
     write_atomic(out / f"{judged.name}.md", "\n".join(texts))
     facts: dict[str, Any] = {
         "judge": judged.judge,
@@ -140,7 +140,7 @@ def write_audit(judged: JudgeVerdicts, sections: Sections, *, source: str, out: 
 def draw_figures(judged: JudgeVerdicts, sections: Sections) -> Iterator[tuple[str, Figure]]:
     """Yield each figure whose sections could be computed, by name."""
     for name, (needs, draw) in FIGURES.items():
-        if any(sections[need].frame is not None for need in needs):
+        if not all(sections[need].frame.empty for need in needs):
             figure = draw(sections)
             title = f"{judged.judge} on {judged.benchmark}, {judged.protocol}"
             figure.suptitle(title, fontsize=10)

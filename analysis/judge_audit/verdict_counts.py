@@ -33,28 +33,15 @@ PAIR = ["question", "low", "high"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSection:
+class AuditSection(Table):
     """One part of an audit: a table, notes on it, and the same as plain facts for json.
 
-    Where it could not be computed there is no table, and the notes say why.
+    Where it could not be computed the table is empty, and the notes say why.
     """
 
-    title: str
-    frame: pd.DataFrame | None = None  # cells that can be printed
-    notes: list[str] = field(default_factory=list)
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     facts: dict[str, Any] = field(default_factory=dict)
     headline: str = ""  # the result in one line, for the summary; empty where it is not in it
-
-    def table(self) -> Table:
-        """Return the table; one without rows or columns where nothing could be computed."""
-        frame = pd.DataFrame() if self.frame is None else self.frame
-        return Table(title=self.title, frame=frame, notes=self.notes)
-
-    def markdown(self) -> str:
-        """Return the section as GitHub shows it."""
-        if self.frame is None:
-            return f"# {self.title}\n\n" + "".join(f"- {note}\n" for note in self.notes)
-        return self.table().to_markdown()
 
 
 def missing_section(title: str, why: str) -> AuditSection:

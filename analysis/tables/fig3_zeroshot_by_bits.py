@@ -77,7 +77,8 @@ def load_points(results: Path) -> pd.DataFrame:
         tasks=by_run.size(),
         questions=by_run["n"].sum(),
     )
-    return points[points["tasks"] == points["tasks"].max()].reset_index(drop=True)
+    of_most_tasks = points["tasks"] == points["tasks"].max()
+    return points[of_most_tasks].reset_index(drop=True)
 
 
 def benchmark_of(task: str) -> str | None:

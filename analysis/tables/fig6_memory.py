@@ -59,10 +59,11 @@ def load_like_plans(results: Path) -> pd.DataFrame:
 
 def compare_bars(plans: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
     """Return model -> bar -> (paper, ours), GB, of planned sizes; the paper labels parts in MB."""
-    printed, bars = load_grid(STEM), {}
+    printed, planned = load_grid(STEM).to_dict("index"), plans.to_dict("index")
+    bars = {}
     for model in LLAMA_MODELS:
-        if model in plans.index:
-            plan, paper = plans.loc[model], printed.loc[model]
+        if model in planned:
+            plan, paper = planned[model], printed[model]
             bars[model] = {
                 "model": (paper["model"] / 1e3, (plan["weights"] + plan["scales"]) / 1e9),
                 "adapters": (paper["adapters"] / 1e3, plan["adapter_weights"] / 1e9),

@@ -125,7 +125,7 @@ def load_text_evaluations(results: Path) -> pd.DataFrame:
     readings = [{k: v for k, v in of.items() if k.startswith("perplexity_")} for of in asked]
     return untuned.assign(
         eval_settings=asked,
-        windows=[windows.get(key, answers.head(0)) for key in keys],
+        windows=pd.Series([windows.get(key, answers.head(0)) for key in keys], untuned.index),
         reading=[json.dumps(reading, sort_keys=True) for reading in readings],
     )
 

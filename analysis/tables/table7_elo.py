@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.paper_tables import list_errata, load_column
-from analysis.ranking.elo import EloColumn, format_interval, format_ranks, rate_column
+from analysis.ranking.elo import EloColumn, format_ranks, rate_column
 from analysis.ranking.tally import human_verdicts, pairwise_verdicts
-from analysis.table import Table, format_signed
+from analysis.table import Table, format_interval, format_signed
 
 STEM = "table7_elo"
 
@@ -50,11 +50,11 @@ def build_table(_results: Path) -> Table:
         column = COLUMNS[name]
         rated = rate_column(column.load_verdicts(), preset="as_printed", benchmark=column.benchmark)
         rows += _rows_of_column(name, rated, corrected)
-        close = sum(abs(e - corrected[system]) <= column.close for system, e in rated.elo().items())
+        close = (abs(rated.ratings["elo"] - pd.Series(corrected)) <= column.close).sum()
         notes.append(
-            f"{column.title}: {rated.setting()}, {rated.questions} questions, {rated.missing:,} "
-            f"verdicts missing; within {column.close:g} Elo of the paper on {close} of "
-            f"{len(corrected)} systems once the exchanged cells are undone"
+            f"{column.title}: {rated.describe_setting()}, {rated.questions} questions, "
+            f"{rated.missing:,} verdicts missing; within {column.close:g} Elo of the paper on "
+            f"{close} of {len(corrected)} systems once the exchanged cells are undone"
         )
     return Table(
         title="Table 7: Elo by human votes and by GPT-4's verdicts",
@@ -90,10 +90,10 @@ def _rows_of_column(
             "ours": f"{row['elo']:.1f}",
             "difference": format_signed(row["elo"] - printed[system], 1),
             "corrected": format_signed(row["elo"] - corrected[system], 1),
-            "interval": format_interval(row),
+            "interval": format_interval((row["low"], row["high"]), 0),
             "paper's rank": f"{ranks[system]:.0f}",
             "rank": f"{row['rank']:.0f} ({format_ranks(row)})",
             "n": f"{rated.matches:,}",
         }
-        for system, row in rated.rows()
+        for system, row in rated.ratings.iterrows()
     ]

@@ -1,4 +1,4 @@
-"""What is on the page, as plain values: no markup, nothing that is computed in between."""
+"""What is on the page, as plain values, and the page from its template: everything escaped."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from analysis.build import SECOND_TABLES, AnalysisOutputs, AuditOutputs, list_commands
@@ -18,11 +19,15 @@ from analysis.figures import CAPTIONS
 from analysis.findings.conclusions import build_tables
 from analysis.table import MISSING, Table
 from qlora_repro.config.paths import ROOT
+from qlora_repro.page_policy import content_security_policy
 from qlora_repro.store.cell import MANIFEST
 from qlora_repro.store.evidence import FILES, is_evidence
+from qlora_repro.store.integrity import write_atomic
 from qlora_repro.store.load import load_documents, load_origins, type_name
 from qlora_repro.store.run_id import flatten_settings
 
+FOLDER = Path(__file__).parent
+PARTS = {"/* report.css */": "report.css", "// report.js": "report.js"}  # where the page has them
 UNTUNED, UNKNOWN = "-", "not known"
 DPI = 110
 FIGURES_OF = {  # figures that have no table of their own name
@@ -87,22 +92,23 @@ def load_run_facts(results: Path, folders: Collection[str]) -> list[dict[str, An
     documents = pd.concat([manifests, settings]).drop_duplicates("folder").sort_values("folder")
     origins = load_origins(results)
     dirty = {run_id for (run_id, _), origin in origins.items() if origin.get("dirty")}
-    packed, facts = is_evidence(results), []
+    packed = is_evidence(results)
+    facts: list[dict[str, Any]] = []
     for row in documents[documents["folder"].isin(folders)].to_dict("records"):
-        folder, document = str(row["folder"]), row["document"]
+        folder, document = str(row["folder"]), dict(row["document"])
         provenance = document.get("provenance", {})
-        settings = flatten_settings(document.get("decided_by", document))
+        flat = flatten_settings(document.get("decided_by", document))
         versions = {k: v for k, v in provenance.get("packages", {}).items() if v}
         facts.append(
             {
                 "folder": folder,
                 "row": {
                     "run": folder.rpartition("-")[2],
-                    **_describe_run(settings, provenance, dirty=row["run_id"] in dirty),
+                    **_describe_run(flat, provenance, dirty=row["run_id"] in dirty),
                 },
                 "document": results / (FILES if packed else f"{folder}/{row['name']}"),
                 "dirty": row["run_id"] in dirty,
-                "settings": [f"{path} = {json.dumps(value)}" for path, value in settings.items()],
+                "settings": [f"{path} = {json.dumps(value)}" for path, value in flat.items()],
                 "packages": [f"{name} {version}" for name, version in versions.items()],
                 "note": document.get("model", {}).get("note"),
             }
@@ -156,7 +162,7 @@ def _audit_section(audit: AuditOutputs) -> PageSection:
         key=judged.name,
         title=f"{judged.judge} on {judged.benchmark}, {judged.protocol}",
         commands=[f"python -m analysis audit --benchmark {judged.benchmark}"],
-        tables=[section.table() for section in sections],
+        tables=list(sections),
         figures=[embed_figure(fig, name.replace("_", " ")) for name, fig in audit.figures.items()],
         runs=[],
         headlines=[section.headline for section in sections if section.headline],
@@ -201,3 +207,24 @@ def _from_root(path: Path) -> str:
     """Return a path as a user of the repository writes it."""
     resolved = path.resolve()
     return str(resolved.relative_to(ROOT)) if resolved.is_relative_to(ROOT) else path.name
+
+
+def render_page(content: dict[str, Any]) -> str:
+    """Return the page; no text of a run can be read as markup."""
+    source = (FOLDER / "report.html").read_text(encoding="utf-8")
+    for mark, name in PARTS.items():
+        source = source.replace(f"{mark}\n", (FOLDER / name).read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cell_class": classify_cell, "number_columns": find_number_columns}
+    policy = content_security_policy(source, pictures=True)
+    return environment.from_string(source).render(**content, policy=policy)
+
+
+def write_page(outputs: AnalysisOutputs, out: Path) -> None:
+    """Write the page."""
+    write_atomic(out, render_page(build_content(outputs, out)))

@@ -160,7 +160,7 @@ def import_release(checkout: Path) -> ReleaseImport:
         first, second = order or named
         for review in reviews:
             question = str(review.get("question_id", review.get("message_id")))
-            row = {"judge": "gpt-4", "benchmark": benchmark, "protocol": protocol}
+            row: dict[str, Any] = {"judge": "gpt-4", "benchmark": benchmark, "protocol": protocol}
             row |= {"question": question, "first": first, "second": second}
             row |= known[benchmark].get(question, {})
             row |= {"prompt": PROMPTS.get(review["reviewer_id"], "")}

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from qlora_repro.stats.intervals import Array
 from qlora_repro.store.load import load_answers, load_origins, load_runs, load_settings
 
-Array = NDArray[np.float64]
 RunsBySeed = Mapping[int, "EvaluatedRun"]
 # of training, what is tuned for each method: runs are compared though they differ in it
 TUNED_PER_METHOD = (

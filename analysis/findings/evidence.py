@@ -8,7 +8,6 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from analysis.artifacts.runs import (
@@ -33,8 +32,8 @@ from qlora_repro.stats.hypothesis_tests import (
     assess_larger_spread,
     assess_paired_superiority,
 )
+from qlora_repro.stats.intervals import Array
 
-Array = NDArray[np.float64]
 CROSSED_TEST = "t over seeds and questions"
 
 

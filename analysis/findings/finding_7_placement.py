@@ -14,7 +14,6 @@ import pandas as pd
 from analysis.artifacts.runs import EvaluatedRun, group_runs, shared_training_settings
 from analysis.findings.evidence import (
     CROSSED_TEST,
-    Array,
     Criteria,
     Evidence,
     FactorGrid,
@@ -38,6 +37,7 @@ from qlora_repro.stats.hypothesis_tests import (
     assess_larger_spread,
     assess_superiority,
 )
+from qlora_repro.stats.intervals import Array
 
 PLACEMENTS = ("all", "ffn", "attention")
 ALL = "all"

@@ -118,18 +118,14 @@ class JudgeVerdicts:
         """
         rows = orient_pairs(self.readable).drop_duplicates([*PAIR, "voter", "low_is_first"])
         keys = [*PAIR, "voter"]
-        columns = [*keys, "verdict", "margin"]
-        low_first, high_first = rows[rows["low_is_first"]], rows[~rows["low_is_first"]]
-        both = low_first[columns].merge(high_first[columns], on=keys, suffixes=("_low", "_high"))
-        both["margin_high"] *= -1
-        names = {"verdict": "", "margin": "_margin"}
-        return both.rename(
-            columns={
-                f"{column}_{first}": f"{first}_first{suffix}"
-                for column, suffix in names.items()
-                for first in ("low", "high")
-            }
+        low_first, high_first = (
+            rows.loc[rows["low_is_first"] == is_first, [*keys, "verdict", "margin"]].rename(
+                columns={"verdict": name, "margin": f"{name}_margin"}
+            )
+            for name, is_first in (("low_first", True), ("high_first", False))
         )
+        both = low_first.merge(high_first, on=keys)
+        return both.assign(high_first_margin=-both["high_first_margin"])
 
     def count_verdicts(self, rows: pd.DataFrame) -> Array:
         """Return verdicts of some of the rows per prompt and ordered pair, (Q, S, S, 3)."""

@@ -88,6 +88,10 @@ class EloColumn:
     questions: int
     setting: EloSetting
 
+    def rows(self) -> list[tuple[str, pd.Series]]:
+        """Return (system, its ratings), the best first."""
+        return [(str(system), row) for system, row in self.ratings.iterrows()]
+
     def describe_setting(self) -> str:
         """Return the setting in words."""
         k, orderings = self.setting.k, self.setting.orderings

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from statsmodels.stats.power import TTestPower
 
 from analysis.artifacts.runs import add_run_facts, list_folders, list_run_notes, load_evaluated_runs
 from analysis.paper_tables import LLAMA_MODELS, load_cells
 from analysis.table import Table, format_interval
-from qlora_repro.stats.intervals import normal_interval
+from qlora_repro.stats.intervals import Array, normal_interval
 from qlora_repro.store.load import load_metrics, load_settings, type_name
 
 STEM = "fig3_zeroshot_by_bits"
@@ -25,7 +24,6 @@ TASKS = ("winogrande", "hellaswag", "piqa", "arc_easy", "arc_challenge")
 METRIC = "acc"  # the paper does not say whether it is normalized by length
 POINT, ALPHA, POWER = 0.01, 0.05, 0.8  # the difference in question, and how surely it is to show
 AGAINST, NEEDED = "NF4 against it", "questions to tell 1 point"
-Values = NDArray[np.float64]
 Scores = Mapping[str, pd.Series]  # task -> a score a question
 
 
@@ -77,8 +75,8 @@ def load_points(results: Path) -> pd.DataFrame:
         tasks=by_run.size(),
         questions=by_run["n"].sum(),
     )
-    of_most_tasks = points["tasks"] == points["tasks"].max()
-    return points[of_most_tasks].reset_index(drop=True)
+    points = points.reset_index(drop=True)
+    return points.loc[points["tasks"] == points["tasks"].max()]
 
 
 def benchmark_of(task: str) -> str | None:
@@ -136,7 +134,7 @@ def _matching_nf4(point: Mapping[Any, Any], points: pd.DataFrame) -> Mapping[Any
     return None if nf4.empty else nf4.iloc[0].to_dict()
 
 
-def paired_differences(first: Scores, second: Scores) -> list[Values]:
+def paired_differences(first: Scores, second: Scores) -> list[Array]:
     """Return first - second for every shared question, a task at a time."""
     differences = []
     for task in sorted(first.keys() & second.keys()):
@@ -146,7 +144,7 @@ def paired_differences(first: Scores, second: Scores) -> list[Values]:
     return differences
 
 
-def format_difference(tasks: Sequence[Values]) -> str:
+def format_difference(tasks: Sequence[Array]) -> str:
     """Return the mean over tasks in points with its 95% interval, each task weighing the same.
 
     >>> format_difference([np.array([1.0, 0.0, 0.0, 0.0] * 100), np.array([0.0, -1.0] * 100)])
@@ -158,7 +156,7 @@ def format_difference(tasks: Sequence[Values]) -> str:
     return f"{100 * mean:+.1f} {interval}"
 
 
-def questions_needed(tasks: Sequence[Values]) -> float:
+def questions_needed(tasks: Sequence[Array]) -> float:
     """Return how many questions, the same number a task, show a true difference of one point.
 
     With a paired t-test at 5% in four of five repetitions, if questions differ between the types as

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.paper_tables import list_errata, load_cells
 from analysis.ranking.tally import (
@@ -16,7 +15,7 @@ from analysis.ranking.tally import (
     resample_counts,
 )
 from analysis.table import Table, format_interval, format_signed
-from qlora_repro.stats.intervals import TAILS, draw_prompt_weights
+from qlora_repro.stats.intervals import TAILS, Array, draw_prompt_weights
 
 STEM = "table12_pairwise"
 CLOSE = 0.01 + 1e-9
@@ -70,7 +69,7 @@ def list_printed_systems() -> list[str]:
     return list(dict.fromkeys([*rows, *columns]))
 
 
-def resample_net_wins(tally: Tally) -> NDArray[np.float64]:
+def resample_net_wins(tally: Tally) -> Array:
     """Return net wins a question of REPLICATES draws of the questions: (B, N, N)."""
     questions = len(tally.questions)
     weights = draw_prompt_weights(questions, resamples=REPLICATES, seed=0)

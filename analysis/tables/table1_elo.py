@@ -33,10 +33,10 @@ def build_table(_results: Path) -> Table:
             "interval": format_interval((row["low"], row["high"]), 0),
             "rank": format_ranks(row),
             "above the next": "-" if pd.isna(row["above"]) else f"{row['above']:.2f}",
-            f"ours, K = {stated.setting.k:g}": f"{stated.ratings.loc[system, 'elo']:.1f}",
+            f"ours, K = {stated.setting.k:g}": f"{stated.ratings['elo'][system]:.1f}",
             "n": f"{printed.matches:,}",
         }
-        for system, row in printed.ratings.iterrows()
+        for system, row in printed.rows()
     ]
     close = (abs(printed.ratings["elo"] - pd.Series(paper)) <= CLOSE).sum()
     return Table(

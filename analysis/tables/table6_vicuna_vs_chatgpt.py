@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.paper_tables import list_errata, load_column
 from analysis.table import Table, format_interval, format_signed
-from qlora_repro.stats.intervals import TAILS, draw_prompt_weights
+from qlora_repro.stats.intervals import TAILS, Array, draw_prompt_weights
 from qlora_repro.store.verdicts import load_released_verdicts
 
 STEM = "table6_vicuna_vs_chatgpt"
@@ -23,7 +22,6 @@ ORDERS = ("chatgpt_first", "system_first")
 TITLES = dict(zip((*ORDERS, "mean"), ("C first", "S first", "mean"), strict=True))
 PRINTED = (*ORDERS, "mean", "ci95")
 PrintedRow = Mapping[str, float]  # column -> value
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Table 7: Elo by human votes and by GPT-4, on the Vicuna and the OA benchmark."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,8 +15,7 @@ from analysis.table import Table, format_interval, format_signed
 STEM = "table7_elo"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RatedColumn:
+class RatedColumn(NamedTuple):
     """A printed column and the verdicts that it is made of."""
 
     title: str
@@ -26,18 +25,9 @@ class RatedColumn:
 
 
 COLUMNS = {
-    "human_vicuna": RatedColumn(
-        title="human, Vicuna", load_verdicts=human_verdicts, benchmark="vicuna", close=1
-    ),
-    "gpt4_vicuna": RatedColumn(
-        title="GPT-4, Vicuna",
-        load_verdicts=partial(pairwise_verdicts, "vicuna"),
-        benchmark="vicuna",
-        close=1,
-    ),
-    "gpt4_oa": RatedColumn(
-        title="GPT-4, OA", load_verdicts=partial(pairwise_verdicts, "oa"), benchmark="oa", close=2
-    ),
+    "human_vicuna": RatedColumn("human, Vicuna", human_verdicts, "vicuna", 1),
+    "gpt4_vicuna": RatedColumn("GPT-4, Vicuna", partial(pairwise_verdicts, "vicuna"), "vicuna", 1),
+    "gpt4_oa": RatedColumn("GPT-4, OA", partial(pairwise_verdicts, "oa"), "oa", 2),
 }
 # (column, system) pairs whose printed cells stand in each other's place
 EXCHANGED = (("human_vicuna", "chatgpt-3.5"), ("gpt4_vicuna", "guanaco-13b"))
@@ -95,5 +85,5 @@ def _rows_of_column(
             "rank": f"{row['rank']:.0f} ({format_ranks(row)})",
             "n": f"{rated.matches:,}",
         }
-        for system, row in rated.ratings.iterrows()
+        for system, row in rated.rows()
     ]

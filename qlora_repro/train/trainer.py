@@ -150,6 +150,7 @@ def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -
         inputs.seed,
         cfg.batch_size // cfg.micro_batch_rows,
         rows=cfg.micro_batch_rows,
+        lengths=list(map(len, ordered)),
         dropouts=install_row_dropout(model, length=max(map(len, rows))),
     )
     rotation = CheckpointRotation(folder, keep=cfg.keep_checkpoints)

@@ -172,7 +172,7 @@ def run_tests(asked: argparse.Namespace, report: dict[str, Any], folder: Path) -
     xml, began = folder / "tests.xml", time.monotonic()
     command = [sys.executable, "-m", "pytest", "-n0", "-m", "gpu", "-q", f"--junitxml={xml}"]
     limit = asked.seconds or TESTS_LIMIT
-    paths = [str(path) for path in sorted((ROOT / "tests").glob("test_gpu*.py"))]
+    paths = [str(path) for path in sorted((ROOT / "tests" / "gpu").glob("test_*.py"))]
     try:
         done = subprocess.run(
             [*command, *paths], cwd=ROOT, capture_output=True, text=True, timeout=limit + GRACE

@@ -38,7 +38,7 @@ from qlora_repro import pipeline
 from qlora_repro.config.registry import BNB_BLOCKSIZES
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.memory.breakdown import optimizer_bytes
-from qlora_repro.memory.settings import read_architecture, read_settings
+from qlora_repro.memory.settings import plan_run
 from qlora_repro.stages.train import choose_collator
 from qlora_repro.train.paging import paged_bytes
 from qlora_repro.train.trainer import TrainingInputs, train_model
@@ -192,8 +192,7 @@ class MovePages(TrainerCallback):
 
 def check_managed_room(cfg: RunConfig) -> None:
     """Refuse to page more than the card has free: it can hang a GPU that others share."""
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=None)
-    wanted = optimizer_bytes(sizes, read_settings(cfg), adapted)
+    wanted = optimizer_bytes(plan_run(cfg))
     free, _ = torch.cuda.mem_get_info()
     if wanted > SHARE_OF_FREE * free:
         raise RuntimeError(

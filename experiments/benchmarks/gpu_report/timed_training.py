@@ -166,6 +166,7 @@ def train_arm(
             seed=cfg.seed,
             folder=Path(folder),
             callbacks=[clock, *watch],
+            attention=cfg.model.attention,
         )
         plan = replace(cfg.train, max_steps=steps)
         free_memory()

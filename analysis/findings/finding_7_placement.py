@@ -7,6 +7,7 @@ experiments/finding7_placement.yaml makes runs of ours.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,27 +138,20 @@ def _compare_controls_by_score(
     grid: FactorGrid, scored: tuple[MarginScore, Array], model: str, criteria: Criteria
 ) -> list[Part]:
     score, cells = scored  # (rows, columns, S, Q)
-    margin, seeds = criteria.margins[score.margin], cells.shape[2]
-    noise = pool_noise(list(cells.reshape(-1, *cells.shape[2:])))
+    margin, (seeds, questions) = criteria.margins[score.margin], cells.shape[2:]
+    noise = pool_noise(list(cells.reshape(-1, seeds, questions)))
     floor = noise.floor(seeds)
-    parts: list[Part] = []
 
-    def describe(
-        part: str, *, required: bool = True, notes: tuple[str, ...] = ()
-    ) -> ComparisonInfo:
+    def describe(part: str, **more: Any) -> ComparisonInfo:
+        named = f"{part}, {model}, {score.task}"
         return ComparisonInfo(
-            part=f"{part}, {model}, {score.task}",
-            unit=margin.unit,
-            n=cells.shape[3],
-            of="questions",
-            seeds=seeds,
-            required=required,
-            notes=notes,
+            part=named, unit=margin.unit, n=questions, of="questions", seeds=seeds, **more
         )
 
     def cell(row: str, rank: str) -> Array:
         return np.asarray(cells[grid.rows.index(row), grid.columns.index(rank)])
 
+    parts: list[Part] = []
     for row in grid.rows:
         if row == ALL:
             continue
@@ -171,13 +165,11 @@ def _compare_controls_by_score(
         gains = estimate_crossed_mean(cell(ALL, wide) - cell(row, narrow), noise)
         about = describe(part, notes=(note,))
         parts.append(assess_superiority(gains, about, test=CROSSED_TEST, floor=floor))
-    ranks = sorted(grid.columns, key=int)
-    change = estimate_crossed_mean(cell(ALL, ranks[-1]) - cell(ALL, ranks[0]), noise)
-    about = describe(f"r = {ranks[-1]} against r = {ranks[0]}, all layers", required=False)
-    parts.append(
-        assess_equivalence(change, about, margin=margin.value, test=CROSSED_TEST, floor=floor)
-    )
-    return parts
+    lowest, *_, highest = sorted(grid.columns, key=int)
+    change = estimate_crossed_mean(cell(ALL, highest) - cell(ALL, lowest), noise)
+    about = describe(f"r = {highest} against r = {lowest}, all layers", required=False)
+    tested = assess_equivalence(change, about, margin=margin.value, test=CROSSED_TEST, floor=floor)
+    return [*parts, tested]
 
 
 def match_parameters(grid: FactorGrid, row: str) -> tuple[str, str, str] | None:

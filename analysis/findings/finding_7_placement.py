@@ -6,7 +6,7 @@ experiments/finding7_placement.yaml makes runs of ours.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ def _compare_controls(grid: FactorGrid, model: str, criteria: Criteria) -> list[
 
 def _compare_controls_by_score(
     grid: FactorGrid, scored: tuple[MarginScore, Array], model: str, criteria: Criteria
-) -> list[Part]:
+) -> Iterator[Part]:
     score, cells = scored  # (rows, columns, S, Q)
     margin, (seeds, questions) = criteria.margins[score.margin], cells.shape[2:]
     noise = pool_noise(list(cells.reshape(-1, seeds, questions)))
@@ -151,25 +151,22 @@ def _compare_controls_by_score(
     def cell(row: str, rank: str) -> Array:
         return np.asarray(cells[grid.rows.index(row), grid.columns.index(rank)])
 
-    parts: list[Part] = []
     for row in grid.rows:
         if row == ALL:
             continue
         part = f"all layers over {row} with no fewer parameters"
         matched = match_parameters(grid, row)
         if matched is None:
-            needs = f"a larger rank of {row}"
-            parts.append(MissingComparison(part=describe(part).part, needs=needs))
+            yield MissingComparison(part=describe(part).part, needs=f"a larger rank of {row}")
             continue
         wide, narrow, note = matched
         gains = estimate_crossed_mean(cell(ALL, wide) - cell(row, narrow), noise)
         about = describe(part, notes=(note,))
-        parts.append(assess_superiority(gains, about, test=CROSSED_TEST, floor=floor))
+        yield assess_superiority(gains, about, test=CROSSED_TEST, floor=floor)
     lowest, *_, highest = sorted(grid.columns, key=int)
     change = estimate_crossed_mean(cell(ALL, highest) - cell(ALL, lowest), noise)
     about = describe(f"r = {highest} against r = {lowest}, all layers", required=False)
-    tested = assess_equivalence(change, about, margin=margin.value, test=CROSSED_TEST, floor=floor)
-    return [*parts, tested]
+    yield assess_equivalence(change, about, margin=margin.value, test=CROSSED_TEST, floor=floor)
 
 
 def match_parameters(grid: FactorGrid, row: str) -> tuple[str, str, str] | None:

@@ -255,6 +255,13 @@ def score_systems(verdicts: pd.DataFrame, *, names: str = "") -> pd.DataFrame:
     return pd.concat(sides, ignore_index=True)
 
 
+def mean_points(verdicts: pd.DataFrame, *, names: str = "") -> pd.Series:
+    """Return system -> mean points over verdicts; arguments as in `score_systems`."""
+    if verdicts.empty:
+        return pd.Series(dtype="float64")
+    return score_systems(verdicts, names=names).groupby("system")["points"].mean()
+
+
 def score_out_of_ten(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Return GPT-4's mean score of a system on a question over both orders, (Q, systems)."""
     scored = verdicts[(verdicts["protocol"] == "score10") & (verdicts["judge"] == RELEASED_JUDGE)]

@@ -5,7 +5,7 @@ margin. The paper has it in Tables 2 to 4; runs of ours come from
 experiments/table2_perplexity_by_dtype.yaml and, after tuning, from finding1_precision.yaml.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -131,18 +131,16 @@ def _compare_pair(question: str, pair: Pair | None, model: str, criteria: Criter
     return assess_pairs(gains, about, criteria)
 
 
-def _compare_tuned(runs: Sequence[EvaluatedRun], criteria: Criteria) -> list[Part]:
-    parts: list[Part] = []
+def _compare_tuned(runs: Sequence[EvaluatedRun], criteria: Criteria) -> Iterator[Part]:
+    """Yield a part a score that both types have after tuning; none counts for the finding."""
     for tuned in group_tuned_methods(runs):
         if RIVAL not in tuned.runs:
             continue
-        for _, about, matrices in tuned.compare_scores(
-            f"{QLORA} over {RIVAL}", (QLORA, RIVAL), criteria
-        ):
+        question = f"{QLORA} over {RIVAL}"
+        for _, about, matrices in tuned.compare_scores(question, (QLORA, RIVAL), criteria):
             seeds = matrices[0].shape[0]
             if seeds >= criteria.fewest_seeds:
-                estimate = estimate_crossed_mean(matrices[0] - matrices[1])
+                gains = estimate_crossed_mean(matrices[0] - matrices[1])
                 floor = pool_noise(matrices).floor(seeds)
                 beside = replace(about, required=False)
-                parts.append(assess_superiority(estimate, beside, test=CROSSED_TEST, floor=floor))
-    return parts
+                yield assess_superiority(gains, beside, test=CROSSED_TEST, floor=floor)

@@ -6,7 +6,7 @@ two sizes, each in NF4 and BF16.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -86,8 +86,9 @@ def model_family(model: str) -> str:
     return re.sub(r"_\d+[bm]\d*", "", model)
 
 
-def _compare_accuracies(large: EvaluatedRun, small: EvaluatedRun, criteria: Criteria) -> list[Part]:
-    parts: list[Part] = []
+def _compare_accuracies(
+    large: EvaluatedRun, small: EvaluatedRun, criteria: Criteria
+) -> Iterator[Part]:
     for score in criteria.scores:
         matrices = score_matrices([{0: large}, {0: small}], score.task, score.name)
         if score.task == PERPLEXITY or not matrices or matrices[0].shape[1] < 2:
@@ -100,5 +101,4 @@ def _compare_accuracies(large: EvaluatedRun, small: EvaluatedRun, criteria: Crit
             of="questions",
             notes=(f"{large.model_bits / 8e9:.2f} GB against {small.model_bits / 8e9:.2f} GB",),
         )
-        parts.append(assess_pairs(gains, about, criteria))
-    return parts
+        yield assess_pairs(gains, about, criteria)

@@ -209,13 +209,13 @@ def fill_lengths(frame: pd.DataFrame) -> pd.DataFrame:
         for side in ("first", "second")
     ]
     known = pd.concat(stated).dropna().drop_duplicates()
-    known = known[~known.duplicated(keys, keep=False)]
+    lengths = known[~known.duplicated(keys, keep=False)].set_index(keys)["chars"].astype("float64")
     for side in ("first", "second"):
-        left_on = ["benchmark", "question", side]
-        merged = frame.merge(known, how="left", left_on=left_on, right_on=keys)
-        others = merged["chars"].to_numpy(dtype=np.float64)
-        chars = frame[f"chars_{side}"].to_numpy(dtype=np.float64)
-        frame = frame.assign(**{f"chars_{side}": np.where(np.isnan(chars), others, chars)})
+        answers = pd.MultiIndex.from_frame(frame[["benchmark", "question", side]].astype(object))
+        stated_here = frame[f"chars_{side}"].to_numpy(dtype=np.float64)
+        elsewhere = lengths.reindex(answers).to_numpy()
+        chars = np.where(np.isnan(stated_here), elsewhere, stated_here)
+        frame = frame.assign(**{f"chars_{side}": chars})
     return frame
 
 

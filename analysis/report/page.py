@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from analysis.build import SECOND_TABLES, AnalysisOutputs, AuditOutputs, list_commands
-from analysis.figures import CAPTIONS
+from analysis.figures import CAPTIONS, OF_DATA_TYPES
 from analysis.findings.conclusions import build_tables
 from analysis.table import MISSING, Table
 from qlora_repro.config.paths import ROOT
@@ -30,11 +30,7 @@ FOLDER = Path(__file__).parent
 PARTS = {"/* report.css */": "report.css", "// report.js": "report.js"}  # where the page has them
 UNTUNED, UNKNOWN = "-", "not known"
 DPI = 110
-FIGURES_OF = {  # figures that have no table of their own name
-    "codebooks": "data_types",
-    "error_by_blocksize": "data_types",
-    "sram_quantiles": "data_types",
-}
+FIGURES_OF = dict.fromkeys(OF_DATA_TYPES, "data_types")  # what has no table of its own name
 NUMBER = re.compile(r"[<\[]?\s*[+-]?\d")
 CAVEAT = re.compile(r"\((uncommitted changes|limit \d+)\)")
 COLOURED = ("supported", "contradicted", "not resolved", "not run", "higher", "lower", MISSING)

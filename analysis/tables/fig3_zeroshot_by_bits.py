@@ -16,6 +16,7 @@ from statsmodels.stats.power import TTestPower
 from analysis.artifacts.runs import add_run_facts, list_folders, list_run_notes, load_evaluated_runs
 from analysis.paper_tables import LLAMA_MODELS, load_cells
 from analysis.table import Table, format_interval
+from qlora_repro.stats.estimates import average_estimates, estimate_mean
 from qlora_repro.stats.intervals import Array, normal_interval
 from qlora_repro.store.load import load_metrics, load_settings, type_name
 
@@ -75,8 +76,7 @@ def load_points(results: Path) -> pd.DataFrame:
         tasks=by_run.size(),
         questions=by_run["n"].sum(),
     )
-    points = points.reset_index(drop=True)
-    return points.loc[points["tasks"] == points["tasks"].max()]
+    return points.reset_index(drop=True).query("tasks == tasks.max()")
 
 
 def benchmark_of(task: str) -> str | None:
@@ -150,10 +150,9 @@ def format_difference(tasks: Sequence[Array]) -> str:
     >>> format_difference([np.array([1.0, 0.0, 0.0, 0.0] * 100), np.array([0.0, -1.0] * 100)])
     '-12.5 [-16.6, -8.4]'
     """
-    mean = sum(float(task.mean()) for task in tasks) / len(tasks)
-    error = math.sqrt(sum(float(task.var(ddof=1)) / len(task) for task in tasks)) / len(tasks)
-    interval = format_interval(normal_interval(mean, error), 1, signed=True, scale=100)
-    return f"{100 * mean:+.1f} {interval}"
+    mean = average_estimates([estimate_mean(task) for task in tasks])
+    interval = normal_interval(mean.effect, mean.se)
+    return f"{100 * mean.effect:+.1f} {format_interval(interval, 1, signed=True, scale=100)}"
 
 
 def questions_needed(tasks: Sequence[Array]) -> float:

@@ -24,9 +24,8 @@ from functools import cache
 
 from experiments.bench_training import configuration
 from qlora_repro.console import say
-from qlora_repro.memory.architecture import Architecture, LinearLayer
 from qlora_repro.memory.breakdown import loss_memory, training_memory
-from qlora_repro.memory.settings import Settings, read_architecture, read_settings
+from qlora_repro.memory.settings import PlannedRun, plan_run
 
 WITHIN = 0.15  # of the published length
 PUBLISHED: dict[str, dict[int, int]] = {  # GB of the card -> tokens
@@ -79,27 +78,21 @@ def longest(fits: Callable[[int], bool]) -> int:
 
 
 @cache
-def recipe(model: str) -> tuple[Architecture, Settings, tuple[LinearLayer, ...], float]:
-    """Return sizes, settings and adapted layers of the usual recipe; and GB that no tensor gets."""
+def recipe(model: str) -> tuple[PlannedRun, float]:
+    """Return a run by the usual recipe; and GB that no tensor gets."""
     cfg = configuration((*MODELS[model], *RECIPE))
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return (
-        sizes,
-        replace(read_settings(cfg), base_bytes=4, library_loss=True),
-        adapted,
-        cfg.plan.reserve,
-    )
+    return replace(plan_run(cfg), base_bytes=4, library_loss=True), cfg.plan.reserve
 
 
 def predict_longest(model: str, card: int, *, reserved: bool) -> int:
     """Return the longest row, in tokens, that a card of so many GB trains on; 0: none."""
-    sizes, asked, adapted, reserve = recipe(model)
+    run, reserve = recipe(model)
     room = card * 2**30 - reserve * 1e9
 
     def fits(length: int) -> bool:
-        row = replace(asked, length=length, loss_positions=length)
-        held = loss_memory(sizes, row).logits if reserved else 0
-        return training_memory(sizes, row, adapted).peak + held <= room
+        row = replace(run, length=length, loss_positions=length)
+        held = loss_memory(row).logits if reserved else 0
+        return training_memory(row).peak + held <= room
 
     return longest(fits)
 

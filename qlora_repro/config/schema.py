@@ -174,7 +174,7 @@ class DataConfig:
     revision: str | None
     split: str
     config_name: str | None  # the hub's own subset name, as for GLUE
-    template: str  # a key of prompts.TEMPLATES, or a file that holds one
+    template: str  # a key of templates.TEMPLATES, or a file that holds one
     columns: ColumnsConfig | None  # of a file, and of a hub set without a name here
     tasks: list[str] | None  # procedural, glue and super_ni: which tasks; null: all
     rows: int | None  # at most this many; null: all (procedural needs a number)
@@ -252,7 +252,7 @@ class EvalConfig:
     batch_size: int
     include_path: str | None  # a folder of the user's own lm-eval task YAMLs
     apply_chat_template: bool
-    template: str  # procedural: a key of prompts.TEMPLATES, the one trained with
+    template: str  # procedural: a key of templates.TEMPLATES, the one trained with
     kinds: list[str] | None  # procedural: which kinds of question; null: all
     n: int | None  # procedural: held-out questions of each kind
     seed: int  # procedural: draws held-out questions, disjoint from training

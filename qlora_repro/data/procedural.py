@@ -5,7 +5,8 @@ trained on, one in four may be asked in a test. So no training question can turn
 whatever the seeds and sizes, and the training rows do not depend on what the test asks.
 
 Start at the end, with `draw_questions`. Before it come the tasks, one function each: words and
-syllogisms, numbers and the calendar, a family of three generations.
+syllogisms, numbers and the calendar, a family of three generations. What they ask with, word lists
+and wordings, is in `procedural.yaml`.
 """
 
 import calendar
@@ -14,8 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import cycle, islice
+from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from qlora_repro.config.messages import nearest_names
 from qlora_repro.errors import DataError
@@ -31,13 +35,10 @@ class ProceduralQuestion:
     choices: tuple[str, ...]  # distinct, the answer among them once; 4, or 2 for yes and no
 
 
-def shuffle_choices(
-    rng: Random, task: str, question: str, answer: str, *, others: list[str]
-) -> ProceduralQuestion:
-    """Return a question whose answer stands at a random place among its choices."""
-    choices = [answer, *others]
-    rng.shuffle(choices)
-    return ProceduralQuestion(task=task, question=question, answer=answer, choices=tuple(choices))
+Draft = tuple[str, str, list[str]]  # a question, its answer and the wrong choices beside it
+TEXTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+WORDS, GROUPS, MEN, WOMEN = (TEXTS[name].split() for name in ("words", "groups", "men", "women"))
+WORDINGS: dict[str, list[str]] = TEXTS["wordings"]
 
 
 def nearby_numbers(rng: Random, answer: int) -> list[str]:
@@ -61,38 +62,6 @@ def nearby_numbers(rng: Random, answer: int) -> list[str]:
     return numbers
 
 
-WORD_LIST = """
-anchor apple autumn badger balloon basket beetle blanket bottle branch bridge brother bucket
-butter button cabin camera candle carpet carrot castle cellar chapter cherry circle cloud coffee
-copper corner cotton cousin curtain dancer desert dinner doctor donkey dragon engine evening
-farmer feather fever finger flower forest fountain garden ginger glacier goblet guitar hammer
-harbor helmet herald honey hunter insect island jacket jungle kettle kitchen ladder lantern
-lemon letter lizard magnet market meadow melon mirror monkey morning mountain napkin needle
-number ocean office orange orchard oyster palace paper parade parrot pencil pillow pilot pirate
-planet pocket potato powder puzzle rabbit ribbon river robin rocket saddle sailor salad school
-season shadow shelter silver singer sister spider spring station stone summer teacher temple
-thread thunder ticket tiger timber tomato tunnel turtle umbrella valley velvet village violin
-wagon walnut weather window winter wizard yellow
-"""
-WORDS = tuple(WORD_LIST.split())
-COUNT_WORDINGS = (
-    'How many times does the letter "{letter}" occur in the text "{text}"? Reply with a number.',
-    'Count every "{letter}" in the following words and write down how many you found: {text}',
-    'Someone spells out "{text}" letter by letter. How often is the letter "{letter}" said?',
-)
-LETTER_WORDINGS = (
-    'What is the {end} letter of the word "{word}"? Reply with that one letter in lower case.',
-    'Take the word "{word}" and write down only its {end} letter, in lower case.',
-    'In "{pair}", look at the {place} of the two words. Which letter is its {end} one?',
-    'Two cards show the words "{pair}". With which letter does the {place} word {verb}?',
-)
-GROUP_LIST = """
-actors bakers bankers barbers climbers coaches cyclists dancers dentists divers drummers editors
-farmers gardeners golfers joggers judges lawyers magicians miners nurses painters pilots
-plumbers poets sailors singers skaters students surgeons tailors teachers tourists vegans voters
-waiters weavers writers
-"""
-GROUPS = tuple(GROUP_LIST.split())
 QUANTIFIED = {
     "A": "all {x} are {y}",
     "E": "no {x} are {y}",
@@ -113,16 +82,9 @@ MOODS = {
 }
 # Figure -> the terms of the two premises: s and p are those of the conclusion, m joins them.
 FIGURES = {1: ("mp", "sm"), 2: ("pm", "sm"), 3: ("mp", "ms"), 4: ("pm", "ms")}
-SYLLOGISM_WORDINGS = (
-    "Suppose that {one} and that {two}. Does it follow that {end}? Answer yes or no.",
-    "These two statements are true: {one}; {two}. Must it then be true that {end}? Reply with yes "
-    "or no.",
-    'A speaker says: "{One}. {Two}. Therefore, {end}." Is the argument valid, whatever the words '
-    "mean? Answer yes or no.",
-)
 
 
-def letter_counting(rng: Random) -> ProceduralQuestion:
+def letter_counting(rng: Random) -> Draft:
     """A letter that occurs one to four times in two to five words, each count equally often."""
     count = rng.randint(1, 4)
     while True:
@@ -130,17 +92,16 @@ def letter_counting(rng: Random) -> ProceduralQuestion:
         letters = sorted({c for c in text if c != " " and text.count(c) == count})
         if letters:
             break
-    question = rng.choice(COUNT_WORDINGS).format(letter=rng.choice(letters), text=text)
-    others = [str(n) for n in range(1, 5) if n != count]
-    return shuffle_choices(rng, "letter_counting", question, str(count), others=others)
+    question = rng.choice(WORDINGS["letter_counting"]).format(letter=rng.choice(letters), text=text)
+    return question, str(count), [str(n) for n in range(1, 5) if n != count]
 
 
-def letter_position(rng: Random) -> ProceduralQuestion:
+def letter_position(rng: Random) -> Draft:
     """The first or last letter of a word, or of one word of two; wrong choices are its letters."""
     pair = rng.sample(WORDS, 2)
     which, last = rng.randrange(2), rng.random() < 0.5
     word = pair[which]
-    question = rng.choice(LETTER_WORDINGS).format(
+    question = rng.choice(WORDINGS["letter_position"]).format(
         word=word,
         pair=" ".join(pair),
         place=("first", "second")[which],
@@ -148,11 +109,10 @@ def letter_position(rng: Random) -> ProceduralQuestion:
         verb="end" if last else "begin",
     )
     answer = word[-1] if last else word[0]
-    others = sorted(set(word) - {answer})
-    return shuffle_choices(rng, "letter_position", question, answer, others=rng.sample(others, 3))
+    return question, answer, rng.sample(sorted(set(word) - {answer}), 3)
 
 
-def syllogism(rng: Random) -> ProceduralQuestion:
+def syllogism(rng: Random) -> Draft:
     """Two premises and a conclusion about three groups; half of the conclusions follow.
 
     Half of those that do not are the contrary of what follows, half have the terms of a premise
@@ -171,68 +131,18 @@ def syllogism(rng: Random) -> ProceduralQuestion:
     rng.shuffle(premises)
     end = state(CONTRARY[mood[2]] if twist else mood[2], "sp")
     one, two = premises
-    question = rng.choice(SYLLOGISM_WORDINGS).format(
-        one=one, two=two, One=one.capitalize(), Two=two.capitalize(), end=end
-    )
-    others = ["no" if answer == "yes" else "yes"]
-    return shuffle_choices(rng, "syllogism", question, answer, others=others)
+    capitals = {"One": one.capitalize(), "Two": two.capitalize()}
+    question = rng.choice(WORDINGS["syllogism"]).format(one=one, two=two, end=end, **capitals)
+    return question, answer, ["no" if answer == "yes" else "yes"]
 
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = tuple(calendar.month_name[1:])
 
-SUM_WORDINGS = (
-    "Work out the following sum and reply with the resulting number alone: {sum} =",
-    "A pupil writes {sum} on the board. Which number should stand after the equals sign?",
-    "Please calculate {sum} from left to right. Give only the number you end up with.",
-    "Start with {story}. Which number do you have in the end? Reply with that number alone.",
-)
-SEQUENCE_WORDINGS = (
-    "The numbers {terms} follow a simple rule. Which number comes next in the row?",
-    "Look at this pattern: {terms}. Write down the one number that should follow.",
-    "Each number below is made from the one before it in a regular way. Continue the list by "
-    "one number: {terms}",
-    "{terms}, and then? Find the rule behind these numbers and give the next one.",
-)
 RANKS = {"largest": -1, "smallest": 0, "second largest": -2, "second smallest": 1}
-RANK_WORDINGS = (
-    "Here is a list of numbers: {numbers}. Which of them is the {rank}? Reply with the number.",
-    "Put the numbers {numbers} in order in your head. What is the {rank} number of the list?",
-    "The players of a game scored these points: {numbers}. Write down the {rank} score.",
-    "Among {numbers}, find the {rank} number and give it as your whole reply.",
-)
-SHIFT_WORDINGS = {
-    1: (
-        "Today is {day}. Which day of the week will it be {span} from now?",
-        "A parcel is sent on a {day} and arrives exactly {span} later. On which day of the week "
-        "does it arrive?",
-        "If it is {day} now, what will the name of the day be after {span} have passed?",
-    ),
-    -1: (
-        "Today is {day}. Which day of the week was it {span} ago?",
-        "A letter arrived on a {day}, exactly {span} after it was posted. On which day of the "
-        "week was it posted?",
-        "If it is {day} now, what was the name of the day {span} earlier?",
-    ),
-}
-DATE_WORDINGS = (
-    "In the year {year}, {first} falls on a {day}. Which day of the week is {second} of that year?",
-    "A calendar for {year} shows that {first} is a {day}. Find the day of the week on which "
-    "{second} falls in the same year.",
-)
-SPAN_WORDINGS = (
-    "A trip begins on {first}, {year} and ends on {second}, {year}. How many days after the start "
-    "does it end?",
-    "Count the days from {first} to {second} in the year {year}, leaving out the first day. How "
-    "many are there?",
-)
-MONTH_WORDINGS = (
-    "It is {month} now. Which month of the year will it be {count} months from now?",
-    "A loan taken out in {month} must be paid back {count} months later. In which month is that?",
-)
 
 
-def chain_sum(rng: Random) -> ProceduralQuestion:
+def chain_sum(rng: Random) -> Draft:
     """Two to four numbers up to 20, added and subtracted; no step falls below 3."""
     total = rng.randint(3, 20)
     text, story = str(total), str(total)
@@ -242,13 +152,11 @@ def chain_sum(rng: Random) -> ProceduralQuestion:
         total += -step if minus else step
         text += f" - {step}" if minus else f" + {step}"
         story += f", then {'take away' if minus else 'add'} {step}"
-    question = rng.choice(SUM_WORDINGS).format(sum=text, story=story)
-    return shuffle_choices(
-        rng, "chain_sum", question, str(total), others=nearby_numbers(rng, total)
-    )
+    question = rng.choice(WORDINGS["chain_sum"]).format(sum=text, story=story)
+    return question, str(total), nearby_numbers(rng, total)
 
 
-def number_sequence(rng: Random) -> ProceduralQuestion:
+def number_sequence(rng: Random) -> Draft:
     """Four to seven terms: a constant step, two steps in turn, or doubling."""
     length = rng.randint(4, 7)
     kind = rng.choices(("step", "turns", "double"), weights=(6, 2, 2))[0]
@@ -265,13 +173,11 @@ def number_sequence(rng: Random) -> ProceduralQuestion:
         for number in range(length):
             terms.append(terms[-1] + steps[number % 2])
     shown = ", ".join(map(str, terms[:-1]))
-    question = rng.choice(SEQUENCE_WORDINGS).format(terms=shown)
-    return shuffle_choices(
-        rng, "number_sequence", question, str(terms[-1]), others=nearby_numbers(rng, terms[-1])
-    )
+    question = rng.choice(WORDINGS["number_sequence"]).format(terms=shown)
+    return question, str(terms[-1]), nearby_numbers(rng, terms[-1])
 
 
-def number_rank(rng: Random) -> ProceduralQuestion:
+def number_rank(rng: Random) -> Draft:
     """Largest, smallest, second largest or second smallest of four to seven different numbers."""
     numbers = rng.sample(range(1, 100), rng.randint(4, 7))
     rank, place = rng.choice(list(RANKS.items()))
@@ -282,52 +188,45 @@ def number_rank(rng: Random) -> ProceduralQuestion:
     rest = [n for n in numbers if n != answer and n not in beyond]
     others = beyond + rng.sample(rest, 3 - len(beyond))
     shown = ", ".join(map(str, numbers))
-    question = rng.choice(RANK_WORDINGS).format(numbers=shown, rank=rank)
-    return shuffle_choices(
-        rng, "number_rank", question, str(answer), others=[str(n) for n in others]
-    )
+    question = rng.choice(WORDINGS["number_rank"]).format(numbers=shown, rank=rank)
+    return question, str(answer), [str(n) for n in others]
 
 
-def calendar_arithmetic(rng: Random) -> ProceduralQuestion:
+def calendar_arithmetic(rng: Random) -> Draft:
     """Days of the week ahead or back, dates within a month, days between dates, months ahead."""
     kinds = (_day_shift, _day_of_date, _days_between, _month_shift)
-    question, answer, others = rng.choices(kinds, weights=(4, 3, 2, 2))[0](rng)
-    return shuffle_choices(rng, "calendar_arithmetic", question, answer, others=others)
+    return rng.choices(kinds, weights=(4, 3, 2, 2))[0](rng)
 
 
-def _day_shift(rng: Random) -> tuple[str, str, list[str]]:
+def _day_shift(rng: Random) -> Draft:
     start, count, sign = rng.randrange(7), rng.randint(1, 30), rng.choice((1, -1))
     answer = WEEKDAYS[(start + sign * count) % 7]
     span = "1 day" if count == 1 else f"{count} days"
-    question = rng.choice(SHIFT_WORDINGS[sign]).format(day=WEEKDAYS[start], span=span)
+    wording = "days_ahead" if sign == 1 else "days_back"
+    question = rng.choice(WORDINGS[wording]).format(day=WEEKDAYS[start], span=span)
     return question, answer, _draw_distractors(rng, WEEKDAYS, answer)
 
 
-def _day_of_date(rng: Random) -> tuple[str, str, list[str]]:
+def _day_of_date(rng: Random) -> Draft:
     first, second = _draw_two_dates(rng)
     answer = WEEKDAYS[second.weekday()]
-    question = rng.choice(DATE_WORDINGS).format(
-        year=first.year,
-        first=_format_date(first),
-        second=_format_date(second),
-        day=WEEKDAYS[first.weekday()],
-    )
+    dates = {"first": _format_date(first), "second": _format_date(second), "year": first.year}
+    question = rng.choice(WORDINGS["day_of_date"]).format(day=WEEKDAYS[first.weekday()], **dates)
     return question, answer, _draw_distractors(rng, WEEKDAYS, answer)
 
 
-def _days_between(rng: Random) -> tuple[str, str, list[str]]:
+def _days_between(rng: Random) -> Draft:
     first, second = _draw_two_dates(rng)
     days = (second - first).days
-    question = rng.choice(SPAN_WORDINGS).format(
-        year=first.year, first=_format_date(first), second=_format_date(second)
-    )
+    dates = {"first": _format_date(first), "second": _format_date(second), "year": first.year}
+    question = rng.choice(WORDINGS["days_between"]).format(**dates)
     return question, str(days), nearby_numbers(rng, days)
 
 
-def _month_shift(rng: Random) -> tuple[str, str, list[str]]:
+def _month_shift(rng: Random) -> Draft:
     start, count = rng.randrange(12), rng.randint(2, 30)
     answer = MONTHS[(start + count) % 12]
-    question = rng.choice(MONTH_WORDINGS).format(month=MONTHS[start], count=count)
+    question = rng.choice(WORDINGS["months_ahead"]).format(month=MONTHS[start], count=count)
     return question, answer, _draw_distractors(rng, MONTHS, answer)
 
 
@@ -345,18 +244,6 @@ def _draw_distractors(rng: Random, names: tuple[str, ...], answer: str) -> list[
     return rng.sample([name for name in names if name != answer], 3)
 
 
-MENS_NAMES = """
-Adam Albert Arthur Carl Charles Daniel David Edward Eric Frank George Harold Henry Hugo Jack
-James John Joseph Kevin Leo Mark Martin Michael Oliver Oscar Paul Peter Philip Ralph Richard
-Robert Simon Stephen Thomas Victor Walter William
-"""
-WOMENS_NAMES = """
-Alice Amanda Anna Barbara Bella Carol Caroline Clara Diana Edith Elena Emily Emma Eva Fiona
-Grace Hannah Helen Irene Jane Julia Karen Laura Linda Lucy Maria Martha Mary Nancy Nora Olivia
-Rachel Rose Ruth Sarah Sophie Susan
-"""
-MEN = tuple(MENS_NAMES.split())
-WOMEN = tuple(WOMENS_NAMES.split())
 # Relation -> (its word for a man, for a woman)
 RELATIONS = {
     "parent": ("father", "mother"),
@@ -368,16 +255,6 @@ RELATIONS = {
     "sibling of parent": ("uncle", "aunt"),
     "child of sibling": ("nephew", "niece"),
 }
-COUPLE = ("{a} is married to {b}.", "{a} and {b} are a married couple.")
-CHILDREN = (
-    "{a} and {b} have two children, {c} and {d}.",
-    "The two children of {a} and {b} are called {c} and {d}.",
-)
-QUESTIONS = (
-    "What is {a} to {b}? Reply with one word.",
-    "How is {a} related to {b}? Give the family word alone.",
-    "Complete the sentence with one word: {a} is the ... of {b}.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,11 +268,11 @@ class Household:
         """Return the two sentences that say who is married and who are the children."""
         a, b = rng.sample(self.parents, 2)
         c, d = rng.sample(self.children, 2)
-        couple = rng.choice(COUPLE).format(a=a, b=b)
-        return f"{couple} {rng.choice(CHILDREN).format(a=a, b=b, c=c, d=d)}"
+        couple = rng.choice(WORDINGS["couple"]).format(a=a, b=b)
+        return f"{couple} {rng.choice(WORDINGS['children']).format(a=a, b=b, c=c, d=d)}"
 
 
-def family_relationships(rng: Random) -> ProceduralQuestion:
+def family_relationships(rng: Random) -> Draft:
     """What one member of a family is to another; all sixteen words are equally likely."""
     relation, words = rng.choice(list(RELATIONS.items()))
     woman = rng.random() < 0.5
@@ -412,12 +289,10 @@ def family_relationships(rng: Random) -> ProceduralQuestion:
         households = enough  # a short question: the other household has no part in the answer
     rng.shuffle(households)
     story = " ".join(house.describe(rng) for house in households)
-    question = f"{story} {rng.choice(QUESTIONS).format(a=a, b=b)}"
+    question = f"{story} {rng.choice(WORDINGS['family_relationships']).format(a=a, b=b)}"
     # A second relation in both its forms beside the answer's two: four words, two alike in pairs.
     second = RELATIONS[rng.choice([name for name in RELATIONS if name != relation])]
-    answer = words[woman]
-    others = [words[not woman], *second]
-    return shuffle_choices(rng, "family_relationships", question, answer, others=others)
+    return question, words[woman], [words[not woman], *second]
 
 
 def _draw_family(rng: Random) -> tuple[Household, Household]:
@@ -451,7 +326,7 @@ def _reverse_pairs(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(b, a) for a, b in pairs]
 
 
-TASKS: dict[str, Callable[[Random], ProceduralQuestion]] = {
+TASKS: dict[str, Callable[[Random], Draft]] = {
     "calendar_arithmetic": calendar_arithmetic,
     "chain_sum": chain_sum,
     "family_relationships": family_relationships,
@@ -525,13 +400,17 @@ def _draw_from_task(name: str, rng: Random, *, split: Split | None) -> Iterator[
     seen: set[str] = set()
     while True:
         for _ in range(MAX_REDRAWS):
-            question = TASKS[name](rng)
-            if question.question not in seen and split in (None, split_of(question.question)):
+            question, answer, others = TASKS[name](rng)
+            choices = [answer, *others]
+            rng.shuffle(choices)
+            if question not in seen and split in (None, split_of(question)):
                 break
         else:
             raise DataError(
                 f"the procedural task {name!r} has no new question after {len(seen)}; ask for "
                 "fewer rows or for more tasks"
             )
-        seen.add(question.question)
-        yield question
+        seen.add(question)
+        yield ProceduralQuestion(
+            task=name, question=question, answer=answer, choices=tuple(choices)
+        )

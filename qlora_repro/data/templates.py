@@ -1,6 +1,7 @@
 """Prompt templates: an instruction, perhaps with an input, to the source text a model reads.
 
-A template is one of TEMPLATES, or a file of the user's own, as the authors' wording would be.
+A template is one of `templates.yaml`, or a file of the user's own, as the authors' wording would
+be.
 """
 
 import json
@@ -33,54 +34,6 @@ class Template:
     with_input: str
     lead: str  # what the target begins with, so that source and target read as one text
     stop: tuple[str, ...]  # what a generated answer ends at, beside end of sequence
-
-
-TEMPLATES: dict[str, Template] = {
-    # The instruction is the whole prompt: for data that brings its own markers.
-    "none": Template(bare="{instruction}", with_input="{instruction}\n\n{input}", lead="", stop=()),
-    # A question with an answer of one line.
-    "plain": Template(
-        bare="{instruction}\nAnswer:",
-        with_input="{instruction}\n\n{input}\nAnswer:",
-        lead=" ",
-        stop=("\n",),
-    ),
-    "alpaca": Template(
-        bare="You are given a task. Write an answer that does what it asks.\n\n"
-        "### Instruction:\n{instruction}\n\n### Response:\n",
-        with_input="You are given a task and a text that it is about. Write an answer that does "
-        "what the task asks.\n\n"
-        "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
-        lead="",
-        stop=("\n### Instruction:", "\n### Input:", "\n### Response:"),
-    ),
-    # The turn markers of OpenAssistant-Guanaco as the authors' released prompts have them: on one
-    # line, and a sentence before them, which training has not.
-    "guanaco_inline": Template(
-        bare="A person talks to an assistant, who answers politely, in detail and to the point. "
-        "### Human: {instruction} ### Assistant:",
-        with_input="A person talks to an assistant, who answers politely, in detail and to the "
-        "point. ### Human: {instruction}\n\n{input} ### Assistant:",
-        lead=" ",
-        stop=("### Human:", "### Assistant:"),
-    ),
-    # The same on lines of their own, for runs that were made with it.
-    "guanaco": Template(
-        bare="A person talks to an assistant, who answers politely, in detail and to the point.\n"
-        "### Human: {instruction}\n### Assistant:",
-        with_input="A person talks to an assistant, who answers politely, in detail and to the "
-        "point.\n### Human: {instruction}\n\n{input}\n### Assistant:",
-        lead=" ",
-        stop=("### Human:", "### Assistant:"),
-    ),
-    # The turn markers of HH-RLHF.
-    "hh": Template(
-        bare="\n\nHuman: {instruction}\n\nAssistant:",
-        with_input="\n\nHuman: {instruction}\n\n{input}\n\nAssistant:",
-        lead=" ",
-        stop=("\n\nHuman:", "\n\nAssistant:"),
-    ),
-}
 
 
 # What a file holds beside `prompt`, of each the type.
@@ -147,12 +100,22 @@ def _read_template(path: Path, modified: int) -> Template:
         raise ConfigError(f"the prompt template {path} cannot be read: {reason}") from error
     if wrong := _describe_mistake(fields):
         raise ConfigError(f"the prompt template {path} {wrong}")
+    return _make_template(fields)
+
+
+def _make_template(fields: Mapping[str, Any]) -> Template:
     return Template(
         bare=fields["prompt"],
         with_input=fields.get("prompt_with_input", fields["prompt"]),
         lead=fields["lead"],
         stop=tuple(fields["stop"]),
     )
+
+
+NAMED_TEMPLATES: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text("utf-8")
+)
+TEMPLATES = {name: _make_template(fields) for name, fields in NAMED_TEMPLATES.items()}
 
 
 def _describe_mistake(fields: Any) -> str | None:

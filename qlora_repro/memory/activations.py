@@ -8,8 +8,8 @@ frozen base. Other families have the same parts under other names.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from qlora_repro.memory.architecture import Architecture, LinearLayer
-from qlora_repro.memory.settings import Settings
+from qlora_repro.memory.architecture import LinearLayer
+from qlora_repro.memory.settings import PlannedRun
 
 FLOAT32_BYTES = 4  # of norms, losses and the logits that a loss reads, in any setting
 # What enters a layer, by its role: layers of one group read the same tensor.
@@ -40,14 +40,7 @@ def block_widths(block: Sequence[LinearLayer]) -> BlockWidths:
     return BlockWidths(queries=queries, keys=keys, inner=inner, gated="gate" in n_out)
 
 
-def saved_bytes(
-    block: Sequence[LinearLayer],
-    sizes: Architecture,
-    settings: Settings,
-    *,
-    adapted: Collection[str],
-    first: bool,
-) -> int:
+def saved_bytes(block: Sequence[LinearLayer], run: PlannedRun, *, first: bool) -> int:
     """Return the bytes a token that autograd saves in a block, the block's input apart.
 
     Each norm saves its input in float32 and a scale; the first norm's input is the block's, which
@@ -59,42 +52,33 @@ def saved_bytes(
 
     Args:
         block: The block's linear layers.
-        sizes: The model they belong to.
-        settings: The run's.
-        adapted: Names of the layers that LoRA goes to.
+        run: The run that trains them.
         first: Whether it is the first block to learn. Its input needs no gradient, so what comes
             before its first adapter saves nothing.
     """
-    w, c = block_widths(block), settings.compute_bytes
-    frozen = _inputs_without_gradient(block, settings, adapted=adapted) if first else ()
+    w, c, heads = block_widths(block), run.compute_bytes, run.sizes.heads
+    frozen = _inputs_without_gradient(block, run) if first else ()
     attentions = sum(linear.role == "o" for linear in block) or 1
-    grouped = w.keys * sizes.heads > w.queries  # a mask makes key heads as many as query heads
-    keys = w.queries if settings.padded and grouped else w.keys
-    mask = c * settings.length if settings.padded else 0
-    kernel = c * (2 * w.queries + 2 * keys) + FLOAT32_BYTES * sizes.heads + mask
-    norms = attentions * FLOAT32_BYTES * sizes.hidden + (attentions + 1) * FLOAT32_BYTES
+    grouped = w.keys * heads > w.queries  # a mask makes key heads as many as query heads
+    keys = w.queries if run.padded and grouped else w.keys
+    mask = c * run.length if run.padded else 0
+    kernel = c * (2 * w.queries + 2 * keys) + FLOAT32_BYTES * heads + mask
+    norms = attentions * FLOAT32_BYTES * run.sizes.hidden + (attentions + 1) * FLOAT32_BYTES
     attention = 0 if "feed-forward" in frozen else attentions * kernel + norms
     feed_forward = c * w.inner * (3 if w.gated else 1)
-    inputs = _layer_input_bytes(block, settings, adapted=adapted, frozen=frozen)
-    return attention + feed_forward + inputs
+    return attention + feed_forward + _layer_input_bytes(block, run, frozen=frozen)
 
 
-def _inputs_without_gradient(
-    block: Sequence[LinearLayer], settings: Settings, *, adapted: Collection[str]
-) -> tuple[str, ...]:
+def _inputs_without_gradient(block: Sequence[LinearLayer], run: PlannedRun) -> tuple[str, ...]:
     """Return the input groups that need no gradient in the first block to learn."""
-    if settings.full_finetuning:
+    if run.full_finetuning:
         return ()
     in_attention = {x.name for x in block if x.role in ("q", "k", "v", "qkv", "o")}
-    return ("attention",) if in_attention & set(adapted) else ("attention", "feed-forward")
+    return ("attention",) if in_attention & run.adapted_names else ("attention", "feed-forward")
 
 
 def _layer_input_bytes(
-    block: Sequence[LinearLayer],
-    settings: Settings,
-    *,
-    adapted: Collection[str],
-    frozen: Collection[str],
+    block: Sequence[LinearLayer], run: PlannedRun, *, frozen: Collection[str]
 ) -> int:
     """Return the bytes a token that weight gradients need: layers' inputs, and x A of each LoRA.
 
@@ -102,17 +86,17 @@ def _layer_input_bytes(
     mask where the input needs a gradient: a byte a value on a GPU, a float on a CPU, which is where
     float32 is computed in. Layers of bitsandbytes, fused ones, and any in float32, share one input.
     """
-    c = settings.compute_bytes
-    if settings.full_finetuning:
+    c = run.compute_bytes
+    if run.full_finetuning:
         inputs = _input_widths(block)
         norm_outputs = sum(width for name, width in inputs.items() if name in INPUT_GROUPS.values())
         return c * (sum(inputs.values()) + norm_outputs)
-    chosen = [linear for linear in block if linear.name in adapted]
-    low_rank = c * settings.r * len(chosen)
-    if not settings.dropout and (settings.packed or settings.fused or not settings.autocast):
+    chosen = [linear for linear in block if linear.name in run.adapted_names]
+    low_rank = c * run.r * len(chosen)
+    if not run.dropout and (run.packed or run.fused or not run.autocast):
         return c * sum(_input_widths(chosen).values()) + low_rank
     masked = [linear for linear in chosen if INPUT_GROUPS.get(linear.role) not in frozen]
-    mask = (1 if c < FLOAT32_BYTES else FLOAT32_BYTES) if settings.dropout else 0
+    mask = (1 if c < FLOAT32_BYTES else FLOAT32_BYTES) if run.dropout else 0
     return c * sum(x.n_in for x in chosen) + mask * sum(x.n_in for x in masked) + low_rank
 
 
@@ -121,17 +105,17 @@ def _input_widths(layers: Sequence[LinearLayer]) -> dict[str, int]:
     return {INPUT_GROUPS.get(x.role, x.name): x.n_in for x in layers if x.role != "o"}
 
 
-def transient_bytes(block: Sequence[LinearLayer], sizes: Architecture, settings: Settings) -> int:
+def transient_bytes(block: Sequence[LinearLayer], run: PlannedRun) -> int:
     """Return the bytes of a block's backward pass at its widest, saved ones apart.
 
     In the gated part: the gradients of the product and of both its factors, and that of the
     residual stream, twice while its two branches meet. A quantized layer is dequantized for its
     input's gradient, and the largest counts.
     """
-    w, c = block_widths(block), settings.compute_bytes
-    per_token = c * ((3 if w.gated else 2) * w.inner + 2 * sizes.hidden)
-    dequantized = max((x.params for x in block), default=0) * c if settings.packed else 0
-    return per_token * settings.tokens + dequantized
+    w, c = block_widths(block), run.compute_bytes
+    per_token = c * ((3 if w.gated else 2) * w.inner + 2 * run.sizes.hidden)
+    dequantized = max((x.params for x in block), default=0) * c if run.packed else 0
+    return per_token * run.tokens + dequantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,44 +133,42 @@ class ActivationMemory:
         return self.stored + self.recomputed + self.transient
 
 
-def activation_memory(
-    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer], *, checkpointing: bool
-) -> ActivationMemory:
+def activation_memory(run: PlannedRun, *, checkpointing: bool) -> ActivationMemory:
     """Return what a forward pass leaves for the backward pass, with or without checkpointing.
 
     Blocks before the first adapted one have nothing to learn and save nothing; that block's first
     norm reads embeddings that need no gradient. With checkpointing every block saves its input
     alone, and one block at a time is computed again (Section 2; 18 MB a sequence for LLaMA 7B).
     """
-    names = {linear.name for linear in adapted}
+    sizes, names = run.sizes, run.adapted_names
     learning = [i for i, block in enumerate(sizes.blocks) if any(x.name in names for x in block)]
-    start = 0 if settings.full_finetuning else min(learning, default=len(sizes.blocks))
+    start = 0 if run.full_finetuning else min(learning, default=len(sizes.blocks))
     blocks = sizes.blocks[start:]
     if not blocks:
         return ActivationMemory(stored=0, transient=0, first_block=0)
     saved = [
-        saved_bytes(block, sizes, settings, adapted=names, first=not number and not checkpointing)
+        saved_bytes(block, run, first=not number and not checkpointing)
         for number, block in enumerate(blocks)
     ]
     norm_input = FLOAT32_BYTES * sizes.hidden
     output = norm_input + FLOAT32_BYTES  # the norm before the output layer
-    if settings.full_finetuning:
-        output += settings.compute_bytes * 2 * sizes.hidden  # before and after its weight
+    if run.full_finetuning:
+        output += run.compute_bytes * 2 * sizes.hidden  # before and after its weight
     head_width = block_widths(sizes.blocks[0]).queries // sizes.heads
-    rotary = 2 * settings.compute_bytes * settings.length * head_width  # all blocks share it
-    transient = max(transient_bytes(block, sizes, settings) for block in blocks)
+    rotary = 2 * run.compute_bytes * run.length * head_width  # all blocks share it
+    transient = max(transient_bytes(block, run) for block in blocks)
     if checkpointing:
-        checkpoint = settings.stored_bytes * sizes.hidden  # a block's input, bytes a token
-        is_float32 = settings.stored_bytes == FLOAT32_BYTES  # then the norm reads the checkpoint
+        checkpoint = run.stored_bytes * sizes.hidden  # a block's input, bytes a token
+        is_float32 = run.stored_bytes == FLOAT32_BYTES  # then the norm reads the checkpoint
         return ActivationMemory(
-            stored=(len(sizes.blocks) * checkpoint + output) * settings.tokens + rotary,
-            recomputed=(max(saved) + (0 if is_float32 else norm_input)) * settings.tokens,
+            stored=(len(sizes.blocks) * checkpoint + output) * run.tokens + rotary,
+            recomputed=(max(saved) + (0 if is_float32 else norm_input)) * run.tokens,
             transient=transient,
-            first_block=checkpoint * settings.tokens + rotary,
+            first_block=checkpoint * run.tokens + rotary,
         )
-    inputs = len(blocks) - (0 if settings.full_finetuning else 1)
+    inputs = len(blocks) - (0 if run.full_finetuning else 1)
     return ActivationMemory(
-        stored=(sum(saved) + inputs * norm_input + output) * settings.tokens + rotary,
+        stored=(sum(saved) + inputs * norm_input + output) * run.tokens + rotary,
         transient=transient,
-        first_block=saved[0] * settings.tokens + rotary,
+        first_block=saved[0] * run.tokens + rotary,
     )

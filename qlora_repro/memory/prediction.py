@@ -4,18 +4,13 @@ A run may leave rows in a forward pass and gradient checkpointing open (`auto`).
 optimizer step, and so its loss, is the same whatever is chosen here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qlora_repro.config.schema import RunConfig, TrainConfig
 from qlora_repro.errors import QloraError
-from qlora_repro.memory.breakdown import (
-    bits_per_parameter,
-    inference_memory,
-    trained_parameters,
-    training_memory,
-)
-from qlora_repro.memory.settings import read_architecture, read_settings, usable_bytes
+from qlora_repro.memory.breakdown import bits_per_parameter, inference_memory, training_memory
+from qlora_repro.memory.settings import plan_run, usable_bytes
 from qlora_repro.records import MemoryPlan
 from qlora_repro.store.run_id import stage_digest
 
@@ -72,15 +67,13 @@ def choose_micro_batch(
     ]
     if memory is None or len(candidates) == 1:
         return candidates[0]
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    settings = {m: read_settings(apply_micro_batch(cfg, m), length=length) for m in candidates}
-    tokens = settings[candidates[0]].length
-    block_weights = sizes.quantizable / max(1, len(sizes.blocks))
+    run = plan_run(apply_micro_batch(cfg, candidates[0]), length=length)
+    block_weights = run.sizes.quantizable / max(1, len(run.sizes.blocks))
     for micro_batch in sorted(
-        candidates, key=lambda m: relative_row_time(cfg, m, tokens, block_weights=block_weights)
+        candidates, key=lambda m: relative_row_time(cfg, m, run.length, block_weights=block_weights)
     ):
-        peak = training_memory(sizes, settings[micro_batch], adapted).peak
-        if peak <= MARGIN * memory:
+        tried = replace(run, rows=micro_batch.rows, checkpointing=micro_batch.checkpointing)
+        if training_memory(tried).peak <= MARGIN * memory:
             return micro_batch
     return candidates[0]
 
@@ -117,46 +110,27 @@ def apply_planned_micro_batch(cfg: RunConfig) -> RunConfig:
 def predict_memory(cfg: RunConfig) -> MemoryPlan:
     """Return what a run would take, with an open micro-batch chosen for plan.memory."""
     cfg = apply_planned_micro_batch(cfg)
-    settings = read_settings(cfg)
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    training = training_memory(sizes, settings, adapted)
-    inference = inference_memory(sizes, settings, adapted)
+    run = plan_run(cfg)
     return MemoryPlan(
         run_id=stage_digest(cfg, "train"),
         model=cfg.model.name,
-        dtype=settings.dtype,
-        dq=settings.dq,
+        dtype=run.dtype,
+        dq=run.dq,
         stand_in=cfg.scale.stand_in,
-        simulated=settings.backend == "simulated" and cfg.quantized,
+        simulated=run.backend == "simulated" and cfg.quantized,
         lora=cfg.lora.target,
-        r=None if cfg.full_finetuning else settings.r,
-        optim=settings.optim,
+        r=None if cfg.full_finetuning else run.r,
+        optim=run.optim,
         adapters=cfg.lora.dtype,
-        rows=settings.rows,
-        length=settings.length,
-        checkpointing=settings.checkpointing,
-        accumulates=settings.accumulates,
-        params=sizes.params,
-        trained=trained_parameters(sizes, settings, adapted),
-        bits=bits_per_parameter(sizes, settings),
-        weights=training.weights,
-        scales=training.scales,
-        adapter_weights=training.adapters,
-        gradients=training.gradients,
-        optimizer=training.optimizer,
-        copies=training.copies,
-        activations=training.activations,
-        activations_checkpointed=training.checkpointed,
-        activations_unchecked=training.unchecked,
-        logits=training.logits,
-        peak=training.peak,
-        when=training.when,
-        busy=training.busy,
-        stepping=training.stepping,
-        cache=inference.cache,
-        inference_activations=inference.activations,
-        inference_logits=inference.logits,
-        inference_peak=inference.peak,
+        rows=run.rows,
+        length=run.length,
+        checkpointing=run.checkpointing,
+        accumulates=run.accumulates,
+        params=run.sizes.params,
+        trained=run.trained,
+        bits=bits_per_parameter(run),
+        **asdict(training_memory(run)),
+        **asdict(inference_memory(run)),
     )
 
 
@@ -168,10 +142,7 @@ def predict_peak(cfg: RunConfig, *, length: int | None = None, padded: bool = Tr
         length: Tokens of the longest row, where it is known.
         padded: Whether other rows are shorter.
     """
-    settings = read_settings(cfg, length=length)
-    settings = replace(settings, padded=settings.padded and padded)
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return training_memory(sizes, settings, adapted).peak
+    return training_memory(replace(plan_run(cfg, length=length), ragged=padded)).peak
 
 
 def expected_peak(cfg: RunConfig, training: dict[str, Any] | None) -> int | None:

@@ -12,9 +12,8 @@ from statistics import median
 from typing import Any
 
 from qlora_repro.config.schema import EvalConfig, PlanConfig, RunConfig
-from qlora_repro.memory.architecture import Architecture, LinearLayer
 from qlora_repro.memory.prediction import apply_planned_micro_batch
-from qlora_repro.memory.settings import Settings, read_architecture, read_settings
+from qlora_repro.memory.settings import PlannedRun, plan_run
 from qlora_repro.store.cell import find_cell
 from qlora_repro.store.runs import read_note
 
@@ -37,40 +36,33 @@ class ForwardOperations:
         return self.base + self.adapters + self.attention
 
 
-def forward_operations(
-    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer]
-) -> ForwardOperations:
-    """Return the operations of a forward pass over a sequence of `settings.length` tokens."""
-    queries = sum(x.n_in for x in sizes.linears if x.role == "o")
-    adapters = sum(linear.adapter_params(settings.r) for linear in adapted)
+def forward_operations(run: PlannedRun) -> ForwardOperations:
+    """Return the operations of a forward pass over a sequence of `run.length` tokens."""
+    queries = sum(x.n_in for x in run.sizes.linears if x.role == "o")
     return ForwardOperations(
-        base=2 * sizes.quantizable * settings.length,
-        adapters=0 if settings.full_finetuning else 2 * adapters * settings.length,
-        attention=2 * queries * settings.length**2,
-        output=2 * sizes.vocab * sizes.hidden * settings.loss_positions,
+        base=2 * run.sizes.quantizable * run.length,
+        adapters=0 if run.full_finetuning else 2 * run.trained * run.length,
+        attention=2 * queries * run.length**2,
+        output=2 * run.sizes.vocab * run.sizes.hidden * run.loss_positions,
     )
 
 
-def training_operations(
-    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer]
-) -> int:
+def training_operations(run: PlannedRun) -> int:
     """Return the operations of training on one sequence, forward and backward.
 
     The backward pass has a product for the gradient of each layer's input, and one for that of its
     weight where it trains: adapters', or all of them. Checkpointing computes the blocks once more.
     """
-    forward = forward_operations(sizes, settings, adapted)
+    forward = forward_operations(run)
     backward = forward.base + 2 * forward.adapters + 2 * forward.attention + forward.output
-    weights = forward.base + forward.output if settings.full_finetuning else 0
-    again = forward.blocks if settings.checkpointing else 0
+    weights = forward.base + forward.output if run.full_finetuning else 0
+    again = forward.blocks if run.checkpointing else 0
     return forward.blocks + forward.output + backward + weights + again
 
 
-def scoring_operations(
-    sizes: Architecture, settings: Settings, adapted: Sequence[LinearLayer]
-) -> int:
+def scoring_operations(run: PlannedRun) -> int:
     """Return the operations of scoring one sequence: a forward pass."""
-    forward = forward_operations(sizes, settings, adapted)
+    forward = forward_operations(run)
     return forward.blocks + forward.output
 
 
@@ -78,12 +70,10 @@ def estimate_training_seconds(cfg: RunConfig) -> float | None:
     """Return the seconds of training a cell on one card; None without plan.tflops."""
     if cfg.plan.tflops is None:
         return None
-    settings = read_settings(apply_planned_micro_batch(cfg))
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
+    run = plan_run(apply_planned_micro_batch(cfg))
     rows = cfg.train.max_steps * cfg.train.batch_size
-    operations = rows * training_operations(sizes, settings, adapted)
-    passes = rows / settings.rows * (3 if settings.checkpointing else 2)
-    return _seconds(cfg.plan, operations, passes * len(sizes.blocks))
+    passes = rows / run.rows * (3 if run.checkpointing else 2)
+    return _seconds(cfg.plan, rows * training_operations(run), passes * len(run.sizes.blocks))
 
 
 def estimate_scoring_seconds(cfg: RunConfig) -> float | None:
@@ -99,11 +89,10 @@ def estimate_scoring_seconds(cfg: RunConfig) -> float | None:
         tokens += plan.score_tokens
     if plan.tflops is None or not tokens:
         return None
-    settings = read_settings(apply_planned_micro_batch(cfg))
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    rows = tokens / settings.length
-    operations = rows * scoring_operations(sizes, settings, adapted)
-    return _seconds(plan, operations, rows / cfg.eval.batch_size * len(sizes.blocks))
+    run = plan_run(apply_planned_micro_batch(cfg))
+    rows = tokens / run.length
+    passes = rows / cfg.eval.batch_size * len(run.sizes.blocks)
+    return _seconds(plan, rows * scoring_operations(run), passes)
 
 
 def count_text_tokens(cfg: EvalConfig) -> int:

@@ -1,7 +1,9 @@
-"""What decides memory besides the architecture: precision, adapters, optimizer and batch."""
+"""What decides a run's memory and time: architecture, precision, adapters, optimizer and batch."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from qlora_repro.config.registry import FULL_PRECISION
 from qlora_repro.config.schema import ModelConfig, PlanConfig, RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.lora.targets import TARGETS
@@ -16,9 +18,11 @@ BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of one run that decide its memory."""
+class PlannedRun:
+    """What decides the memory and the time of a run: a model, its adapted layers, the settings."""
 
+    sizes: Architecture
+    adapted: tuple[LinearLayer, ...]  # the layers that LoRA goes to
     dtype: str
     backend: str  # bnb holds codes; simulated and none hold full values
     blocksize: int
@@ -31,13 +35,13 @@ class Settings:
     full_finetuning: bool  # every weight trains, in float32
     adapter_bytes: int  # of an adapter's weight
     optim: str
+    batch_size: int  # sequences an optimizer step
     rows: int  # sequences in a forward pass
+    ragged: bool = True  # rows differ in length
     length: int  # tokens of each
     loss_positions: int  # of each, that the output layer and the loss see
     checkpointing: bool
-    accumulates: bool  # gradients wait while further micro-batches are computed
     dropout: bool
-    padded: bool  # rows differ in length: attention gets a mask
 
     @property
     def tokens(self) -> int:
@@ -45,9 +49,19 @@ class Settings:
         return self.rows * self.length
 
     @property
+    def padded(self) -> bool:
+        """Whether attention gets a mask."""
+        return self.ragged and self.rows > 1
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients wait while further micro-batches are computed."""
+        return self.batch_size > self.rows
+
+    @property
     def packed(self) -> bool:
         """Whether linear weights are held as bitsandbytes' codes."""
-        return self.backend == "bnb" and self.dtype not in ("fp32", "bf16")
+        return self.backend == "bnb" and self.dtype not in FULL_PRECISION
 
     @property
     def stored_bytes(self) -> int:
@@ -60,13 +74,25 @@ class Settings:
         return 4 if self.full_finetuning else self.adapter_bytes
 
     @property
+    def trained(self) -> int:
+        """How many weights train: all of them, or LoRA's r (in + out) a layer."""
+        if self.full_finetuning:
+            return self.sizes.params
+        return sum(linear.adapter_params(self.r) for linear in self.adapted)
+
+    @property
     def autocast(self) -> bool:
         """Whether the forward pass computes in 16 bits with weights that train in float32."""
         return self.compute_bytes < self.trained_bytes
 
+    @cached_property
+    def adapted_names(self) -> frozenset[str]:
+        """Names of the layers that LoRA goes to."""
+        return frozenset(linear.name for linear in self.adapted)
 
-def read_settings(cfg: RunConfig, *, length: int | None = None) -> Settings:
-    """Return what of a run's configuration decides its memory.
+
+def plan_run(cfg: RunConfig, *, length: int | None = None) -> PlannedRun:
+    """Return what of a run decides its memory and its time.
 
     A micro-batch or checkpointing left at `auto` is taken for what needs least: one row, with
     checkpointing.
@@ -76,15 +102,18 @@ def read_settings(cfg: RunConfig, *, length: int | None = None) -> Settings:
         length: Tokens of the longest row; None: the longest that the run allows.
 
     Raises:
-        ConfigError: The plan section cannot be, or a quantized base is to train.
+        ConfigError: The plan section or the placement cannot be, or a quantized base is to train.
+        ModelError: The checkpoint's configuration cannot be read.
     """
     check_plan(cfg)
     data, train = cfg.data, cfg.train
+    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
     tokens = length or cfg.plan.length or data.max_source_len + data.max_target_len
-    rows = 1 if train.micro_batch_size == "auto" else train.micro_batch_rows
     all_positions = data.train_on_source or cfg.model.kind != "causal"
     compute_bytes = BYTES_PER_VALUE[cfg.dtype.compute_dtype]
-    return Settings(
+    return PlannedRun(
+        sizes=sizes,
+        adapted=adapted,
         dtype=cfg.dtype.name,
         backend=cfg.dtype.backend,
         blocksize=cfg.dtype.blocksize,
@@ -96,13 +125,12 @@ def read_settings(cfg: RunConfig, *, length: int | None = None) -> Settings:
         full_finetuning=cfg.full_finetuning and train.max_steps > 0,
         adapter_bytes=BYTES_PER_VALUE[cfg.lora.dtype],
         optim=train.optim,
-        rows=rows,
+        batch_size=train.batch_size,
+        rows=1 if train.micro_batch_size == "auto" else train.micro_batch_rows,
         length=tokens,
         loss_positions=tokens if all_positions else min(tokens, data.max_target_len),
         checkpointing=train.gradient_checkpointing == "auto" or train.uses_checkpointing,
-        accumulates=train.batch_size > rows,
         dropout=cfg.lora.dropout > 0,
-        padded=rows > 1,
     )
 
 

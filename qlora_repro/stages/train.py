@@ -176,6 +176,7 @@ def _build_job(
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,
         callbacks=[*callbacks, Autocast()] if _shards(cfg) else callbacks,
+        attention=cfg.model.attention,
     )
 
 

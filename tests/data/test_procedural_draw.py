@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from qlora_repro.data import procedural
 from qlora_repro.data.procedural import (
     TASKS,
-    ProceduralQuestion,
     draw_questions,
     draw_test_questions,
     split_of,
@@ -77,10 +76,8 @@ def test_no_rows_are_refused() -> None:
 
 
 def test_a_task_that_runs_out_of_questions_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def coin(rng: Random) -> ProceduralQuestion:
-        return ProceduralQuestion(
-            task="coin", question=rng.choice("ab"), answer="a", choices=("a", "b")
-        )
+    def coin(rng: Random) -> tuple[str, str, list[str]]:
+        return rng.choice("ab"), "a", ["b"]
 
     monkeypatch.setitem(procedural.TASKS, "coin", coin)
     assert {q.question for q in draw_questions(["coin"], 2, seed=0)} == {"a", "b"}

@@ -14,31 +14,11 @@ from transformers import LlamaForCausalLM
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.memory.activations import activation_memory
 from qlora_repro.memory.checkpoint_architecture import read_model_architecture
-from qlora_repro.memory.settings import Settings, read_architecture, read_settings
+from qlora_repro.memory.settings import PlannedRun, plan_run
 from qlora_repro.session import ModelSession
 
 ROWS, LENGTH = 2, 96
 SLACK = 0.002  # token numbers and the like
-PLAIN = Settings(
-    dtype="bf16",
-    backend="none",
-    blocksize=64,
-    dq=False,
-    compute_bytes=4,
-    base_bytes=4,
-    fused=False,
-    r=4,
-    full_finetuning=False,
-    adapter_bytes=4,
-    optim="adamw_torch",
-    rows=ROWS,
-    length=LENGTH,
-    loss_positions=LENGTH,
-    checkpointing=False,
-    accumulates=False,
-    dropout=False,
-    padded=False,
-)
 WAYS = {
     "nf4": ("dtype=nf4",),
     "16-bit": ("dtype=bf16", "dq=false"),
@@ -75,9 +55,8 @@ def test_a_forward_pass_saves_what_was_counted(
     way: str, padded: bool, configured: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     cfg = configured("model=tiny", "lora.r=8", *WAYS[way])
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    asked = replace(read_settings(cfg), rows=ROWS, length=LENGTH, padded=padded)
-    counted = activation_memory(sizes, asked, adapted, checkpointing=False).stored
+    run = replace(plan_run(cfg), rows=ROWS, length=LENGTH, ragged=padded)
+    counted = activation_memory(run, checkpointing=False).stored
     saved = saved_bytes(ModelSession(cfg, tmp_path).trainable().model.train(), padded=padded)
     assert counted == pytest.approx(saved, rel=SLACK)
 
@@ -86,34 +65,48 @@ def test_checkpointing_keeps_an_input_a_block_and_computes_one_block_anew(
     configured: Callable[..., RunConfig],
 ) -> None:
     cfg = configured("model=llama_7b", "plan.length=512")
-    sizes, adapted = read_architecture(cfg.model, "all", layers=None)
-    one = replace(read_settings(cfg), padded=False)
-    found = activation_memory(sizes, one, adapted, checkpointing=True)
+    run = plan_run(cfg)
+    found = activation_memory(run, checkpointing=True)
     tokens, hidden, blocks = 512, 4096, 32
     tables = 2 * 2 * tokens * (hidden // 32)
     assert found.stored == tokens * (blocks * 2 * hidden + 4 * hidden + 4) + tables
-    whole = activation_memory(sizes, one, adapted, checkpointing=False)
+    whole = activation_memory(run, checkpointing=False)
     assert 8 < whole.peak / found.peak < 12
 
 
 def test_blocks_below_the_first_adapter_keep_nothing(configured: Callable[..., RunConfig]) -> None:
     cfg = configured("model=llama_7b", "lora.layers=[31]")
-    sizes, adapted = read_architecture(cfg.model, "all", layers=[31])
-    of_all = activation_memory(
-        sizes,
-        read_settings(cfg),
-        [linear for linear in sizes.linears if linear.role != "other"],
-        checkpointing=False,
-    )
-    of_one = activation_memory(sizes, read_settings(cfg), adapted, checkpointing=False)
-    assert of_one.stored < of_all.stored / 30
+    of_one = plan_run(cfg)
+    of_all = replace(of_one, adapted=of_one.sizes.linears)
+    least, most = (activation_memory(run, checkpointing=False) for run in (of_one, of_all))
+    assert least.stored < most.stored / 30
 
 
 def test_a_mask_widens_grouped_keys_to_all_heads(llama: LlamaForCausalLM) -> None:
     sizes = read_model_architecture(llama)
     model = get_peft_model(llama, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).train()
-    plain = tuple(x for x in sizes.linears if x.role in ("q", "v"))
     for padded in (False, True):
-        asked = replace(PLAIN, padded=padded)
-        counted = activation_memory(sizes, asked, plain, checkpointing=False).stored
+        run = PlannedRun(
+            sizes=sizes,
+            adapted=tuple(x for x in sizes.linears if x.role in ("q", "v")),
+            dtype="bf16",
+            backend="none",
+            blocksize=64,
+            dq=False,
+            compute_bytes=4,
+            base_bytes=4,
+            fused=False,
+            r=4,
+            full_finetuning=False,
+            adapter_bytes=4,
+            optim="adamw_torch",
+            batch_size=ROWS,
+            rows=ROWS,
+            ragged=padded,
+            length=LENGTH,
+            loss_positions=LENGTH,
+            checkpointing=False,
+            dropout=False,
+        )
+        counted = activation_memory(run, checkpointing=False).stored
         assert counted == pytest.approx(saved_bytes(model, padded=padded, vocab=100), rel=SLACK)

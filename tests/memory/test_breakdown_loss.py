@@ -15,7 +15,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.memory import breakdown
 from qlora_repro.memory.breakdown import loss_memory, training_memory
-from qlora_repro.memory.settings import read_architecture, read_settings
+from qlora_repro.memory.settings import plan_run
 from qlora_repro.train import loss
 from qlora_repro.train.loss import token_loss
 
@@ -73,9 +73,9 @@ def test_a_loss_takes_what_was_counted(
     words = ("model=llama3_1_8b", f"plan.length={LENGTH}", "data.train_on_source=true")
     name = str(dtype).removeprefix("torch.")
     cfg = configured(*words, "train.micro_batch_size=1", f"dtype.compute_dtype={name}")
-    sizes, _ = read_architecture(cfg.model, "all", layers=None)
-    asked = replace(read_settings(cfg), library_loss=plain)
-    counted = loss_memory(replace(sizes, vocab=VOCAB), asked).peak
+    run = plan_run(cfg)
+    run = replace(run, library_loss=plain, sizes=replace(run.sizes, vocab=VOCAB))
+    counted = loss_memory(run).peak
     hidden = torch.randn(1, LENGTH, 8, dtype=dtype, requires_grad=True)
     head = torch.randn(VOCAB, 8, dtype=dtype)
     labels = torch.randint(VOCAB, (1, LENGTH))
@@ -93,13 +93,9 @@ def test_an_output_layer_held_in_float32_has_a_16_bit_copy_until_its_backward_pa
     configured: Configured,
 ) -> None:
     cfg = configured("model=llama3_1_8b", "plan.length=128")
-    sizes, adapted = read_architecture(cfg.model, "all", layers=None)
-    as_loaded = read_settings(cfg)
+    as_loaded = plan_run(cfg)
     prepared = replace(as_loaded, base_bytes=4)
-    assert loss_memory(sizes, as_loaded).head == 0
-    assert loss_memory(sizes, prepared).head == 2 * sizes.head
-    more = (
-        training_memory(sizes, prepared, adapted).weights
-        - training_memory(sizes, as_loaded, adapted).weights
-    )
-    assert more == 2 * sizes.unquantized
+    assert loss_memory(as_loaded).head == 0
+    assert loss_memory(prepared).head == 2 * as_loaded.sizes.head
+    more = training_memory(prepared).weights - training_memory(as_loaded).weights
+    assert more == 2 * as_loaded.sizes.unquantized

@@ -17,7 +17,7 @@ from qlora_repro.memory.prediction import (
     predict_peak,
     relative_row_time,
 )
-from qlora_repro.memory.settings import read_architecture, read_settings, usable_bytes
+from qlora_repro.memory.settings import plan_run, usable_bytes
 from qlora_repro.memory.tables import describe_card
 from qlora_repro.stages.plan import choose_micro_batches
 from qlora_repro.store.run_id import DECIDES, stage_digest
@@ -29,8 +29,7 @@ LEAST = MicroBatch(rows=1, checkpointing=True)
 
 
 def peak(cfg: RunConfig, micro: MicroBatch) -> int:
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return training_memory(sizes, read_settings(apply_micro_batch(cfg, micro)), adapted).peak
+    return training_memory(plan_run(apply_micro_batch(cfg, micro))).peak
 
 
 def test_a_hub_model_leaves_both_open_and_the_embedded_one_states_them(

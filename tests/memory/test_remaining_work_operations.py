@@ -10,7 +10,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.memory.architecture import Architecture
 from qlora_repro.memory.remaining_work import (
     count_text_tokens,
     estimate_scoring_seconds,
@@ -19,7 +18,7 @@ from qlora_repro.memory.remaining_work import (
     scoring_operations,
     training_operations,
 )
-from qlora_repro.memory.settings import Settings, read_architecture, read_settings
+from qlora_repro.memory.settings import PlannedRun, plan_run
 from qlora_repro.session import ModelSession
 from qlora_repro.train.memory import NEW_NAME, OLD_NAME
 
@@ -40,9 +39,8 @@ def counted(model: Any, *, backward: bool) -> int:
     return total
 
 
-def planned(cfg: RunConfig) -> tuple[Architecture, Settings, Any]:
-    sizes, adapted = read_architecture(cfg.model, cfg.lora.target, layers=cfg.lora.layers)
-    return sizes, replace(read_settings(cfg), length=LENGTH, loss_positions=LENGTH), adapted
+def planned(cfg: RunConfig) -> PlannedRun:
+    return replace(plan_run(cfg), length=LENGTH, loss_positions=LENGTH)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +56,8 @@ def test_training_takes_the_operations_that_torch_counts(
     if checkpointing:
         name = NEW_NAME if hasattr(model, f"{NEW_NAME}_enable") else OLD_NAME
         getattr(model, f"{name}_enable")({"use_reentrant": False})
-    attention = (3 + checkpointing) * forward_operations(*planned(cfg)).attention
-    predicted = training_operations(*planned(cfg)) - attention  # which torch counts on GPUs alone
+    attention = (3 + checkpointing) * forward_operations(planned(cfg)).attention
+    predicted = training_operations(planned(cfg)) - attention  # which torch counts on GPUs alone
     # The first block's inputs want no gradient, which is a part of two blocks and not of 32.
     assert predicted == pytest.approx(counted(model, backward=True), rel=0.08)
 
@@ -67,9 +65,8 @@ def test_training_takes_the_operations_that_torch_counts(
 def test_scoring_takes_those_of_a_forward_pass(configured: Configured, tmp_path: Path) -> None:
     cfg = configured("model=tiny", "dtype=bf16", "dq=false", "lora.fused=false", "lora.dropout=0")
     model = ModelSession(cfg, tmp_path).trainable().model.eval()
-    sizes, asked, adapted = planned(cfg)
-    attention = forward_operations(sizes, asked, adapted).attention
-    predicted = scoring_operations(sizes, asked, adapted) - attention
+    attention = forward_operations(planned(cfg)).attention
+    predicted = scoring_operations(planned(cfg)) - attention
     assert predicted == counted(model, backward=False)
 
 
@@ -79,14 +76,13 @@ def test_causal_attention_takes_half_of_what_torch_counts_for_all_pairs(
     cfg = configured("model=llama_7b")
     shape = (1, 32, LENGTH, 128)  # heads, tokens, width
     every = 32 * sdpa_flop_count(shape, shape, shape)
-    assert forward_operations(*planned(cfg)).attention == every // 2
+    assert forward_operations(planned(cfg)).attention == every // 2
 
 
 def test_a_run_takes_its_rows_over_the_rate_that_the_card_reaches(configured: Configured) -> None:
     words = ("model=llama_65b", "data=oasst1", "train.max_steps=1875", "train.batch_size=16")
     cfg = configured(*words, f"plan.tflops={A6000}")
-    sizes, adapted = read_architecture(cfg.model, "all", layers=None)
-    each = training_operations(sizes, read_settings(cfg), adapted)
+    each = training_operations(plan_run(cfg))
     assert each == pytest.approx(6 * 65e9 * 528, rel=0.05)  # forward twice, backward once
     passes = 30_000 * 3 * 80 * 4.7e-3
     seconds = estimate_training_seconds(cfg)

@@ -13,7 +13,7 @@ from analysis.tables import fig6_memory
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError, StoreError
 from qlora_repro.memory.prediction import expected_peak, predict_memory, predict_peak
-from qlora_repro.memory.settings import read_settings
+from qlora_repro.memory.settings import plan_run
 from qlora_repro.memory.tables import describe_card, describe_spread
 from qlora_repro.records import MemoryPlan
 from qlora_repro.stages.plan import run_plan
@@ -84,7 +84,7 @@ def test_what_cannot_be_planned_is_refused(
     words: list[str], says: str, configured: Configured
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        read_settings(configured("stages=[plan]", *words))
+        plan_run(configured("stages=[plan]", *words))
     assert str(error.value).startswith(says)
 
 

@@ -9,7 +9,7 @@ answers, which need no gradient, stay with torch's kernel.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +19,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-try:
+varlen_attn: Any = None  # torch 2.9 and older
+with suppress(ImportError):
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch 2.9 and older
-    varlen_attn = None
 
 SDPA = "sdpa"
 SHORT_ROWS, PACKED_ROWS = "by_length", "by_row"  # names that transformers knows once registered
@@ -160,11 +159,11 @@ def attend_packed_rows(
         return output[None], None
     outputs = []
     for start, end in pairwise(ends.tolist()):
-        row = [tensor[:, :, start:end] for tensor in (query, key, value)]  # (1, H, T, D)
+        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))  # (1, H, T, D)
         mask = None
         if window is not None and window < end - start:
             mask = torch.ones(end - start, end - start, dtype=torch.bool).tril().triu(1 - window)
-        outputs.append(attend(module, *row, mask, scaling=scale, is_causal=True)[0])
+        outputs.append(attend(module, q, k, v, mask, scaling=scale, is_causal=True)[0])
     return torch.cat(outputs, dim=1), None
 
 

@@ -73,9 +73,9 @@ class RowDropout(nn.Module):
     def _split_rows(self, mask: Tensor) -> Sequence[Tensor]:
         """Return the mask's part of each row of the micro-batch; none where they are unknown."""
         if mask.dim() == 3 and len(mask) == len(self.seeds):
-            return mask.unbind()
+            return list(mask)
         if mask.dim() == 3 and len(mask) == 1 and mask.shape[1] == sum(self.lengths):
-            return mask[0].split(list(self.lengths))
+            return list(torch.split(mask[0], list(self.lengths)))
         return ()
 
 

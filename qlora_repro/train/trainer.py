@@ -262,8 +262,8 @@ def _choose_numerics(
 
 def _base_model(model: Any) -> PreTrainedModel:
     """Return the model of transformers without the adapters around it."""
-    base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
-    return base
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base  # type: ignore[no-any-return]
 
 
 def build_arguments(

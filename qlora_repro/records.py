@@ -315,7 +315,7 @@ class BaseWeights(ManifestSection):
     scale_bytes: int
     table_bytes: int
     simulated: bool  # memory holds 16-bit weights beside the codes
-    kept: list[dict[str, Any]]  # parameters that are not quantized, by role and dtype
+    kept: list[dict[str, Any]]  # parameters that are not quantized, by role ("norm") and dtype
     quantized_share: float | None  # of the parameters in blocks; None in older manifests
 
 

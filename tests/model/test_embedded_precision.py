@@ -90,7 +90,7 @@ def checkpoint_weight(name: str) -> Tensor:
 
 
 def test_all_linear_layers_and_nothing_else_are_quantized(held: Trial) -> None:
-    assert held.stored.modules == {"Linear4bit": LINEARS}
+    assert held.stored.kinds == {"Linear4bit": LINEARS}
     kept = {part.role: part.params for part in held.stored.unquantized}
     assert kept == {"embedding": VOCAB * HIDDEN, "norm": HIDDEN * (2 * BLOCKS + 1)}  # head is tied
     plain = {
@@ -100,15 +100,15 @@ def test_all_linear_layers_and_nothing_else_are_quantized(held: Trial) -> None:
 
 
 def test_double_quantization_takes_4_127_bits_a_parameter(held: Trial, simulated: Trial) -> None:
-    assert held.stored.bits_per_param == pytest.approx(4.127, abs=0.001)
-    assert simulated.stored.bits_per_param == held.stored.bits_per_param
+    assert held.stored.bits_per_parameter == pytest.approx(4.127, abs=0.001)
+    assert simulated.stored.bits_per_parameter == held.stored.bits_per_parameter
 
 
 def test_without_double_quantization_it_is_4_5_bits_and_the_weights_are_the_simulated_ones(
     trial: Callable[..., Trial],
 ) -> None:
     single = trial("dtype=nf4", "dq=false")
-    assert single.stored.bits_per_param == pytest.approx(4.5, abs=0.001)
+    assert single.stored.bits_per_parameter == pytest.approx(4.5, abs=0.001)
     for name in single.names[::15]:
         weight = checkpoint_weight(name)
         simulated = round_trip(weight, dtype="nf4", blocksize=64, dq=False)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
 
@@ -44,6 +43,7 @@ from qlora_repro.console import print_error, say
 from qlora_repro.distributed.environment import rank
 from qlora_repro.errors import ConfigError, QloraError
 from qlora_repro.records import FAILURES, CellState
+from qlora_repro.store.provenance import installed_version
 from qlora_repro.store.runs import read_note
 from qlora_repro.sweep.cells import (
     CellRecord,
@@ -243,7 +243,7 @@ def describe_outdated(requirements: Iterable[str]) -> str:
     """
     outdated = []
     for requirement in map(Requirement, requirements):
-        installed = _installed(requirement.name)
+        installed = installed_version(requirement.name)
         bound = requirement.specifier
         if bound and (installed is None or not bound.contains(installed, prereleases=True)):
             outdated.append((requirement.name, installed, str(bound)))
@@ -255,13 +255,6 @@ def describe_outdated(requirements: Iterable[str]) -> str:
     ]
     wanted = shlex.join(["pip", "install", *(f"{name}{bound}" for name, _, bound in outdated)])
     return f"{'; '.join(facts)}; run {wanted}"
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def arrange_arguments(arguments: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from qlora_repro.errors import ConfigError
 from qlora_repro.quant.blockwise import MIN_ABSMAX, dequantize, double_quantize, quantize
 from qlora_repro.quant.codebooks import make_codebook
+from qlora_repro.records import SramQuantiles
 
 DEGREES_OF_FREEDOM = 5  # of student_t: heavy tails, and still four moments
 LLOYD_TOLERANCE = 1e-9  # fall of the error in one round, over the mean square of the values
@@ -141,18 +142,6 @@ def fit_lloyd_max(scaled: Tensor, *, levels: int) -> Tensor:
     return book
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuantileError:
-    """How far SRAM quantiles of a sample are from its exact ones, in the sample's own units."""
-
-    chunk: int  # values in a chunk
-    count: int  # chunks averaged
-    levels: int  # probabilities compared, evenly spaced, both ends left out
-    mean: float  # of the absolute differences
-    largest: float  # of the absolute differences
-    outward: float  # mean by which SRAM quantiles are farther from the median; negative: nearer
-
-
 def estimate_sram_quantiles(values: Tensor, probabilities: Floats, *, chunk: int) -> Floats:
     """Return the mean over chunks of each chunk's exact quantiles: (P,) of (P,) probabilities.
 
@@ -173,12 +162,18 @@ def estimate_sram_quantiles(values: Tensor, probabilities: Floats, *, chunk: int
 
 
 def measure_sram_errors(
-    values: Tensor, *, chunks: Sequence[int], counts: Sequence[int], levels: int = 15
-) -> Iterator[QuantileError]:
+    values: Tensor,
+    *,
+    chunks: Sequence[int],
+    counts: Sequence[int],
+    levels: int = 15,
+    **names: str,
+) -> Iterator[SramQuantiles]:
     """Compare SRAM with exact quantiles for every chunk size and number of chunks that fits.
 
     Both are of the same values, the first chunk * count, at `levels` probabilities spaced evenly
-    inside of (0, 1). Values should be in random order: chunks are cut as they come.
+    inside of (0, 1). Values should be in random order: chunks are cut as they come. `names` are
+    what the records say of where the values are from.
     """
     flat = values.detach().reshape(-1)
     inner = np.linspace(0, 1, levels + 2)[1:-1]
@@ -189,7 +184,8 @@ def measure_sram_errors(
         exact = np.quantile(used.double().numpy(), inner)
         change = estimate_sram_quantiles(used, inner, chunk=chunk) - exact
         median = np.median(used.double().numpy())
-        yield QuantileError(
+        yield SramQuantiles(
+            **names,
             chunk=chunk,
             count=count,
             levels=levels,

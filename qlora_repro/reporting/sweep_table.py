@@ -25,19 +25,12 @@ from qlora_repro.store.run_id import stage_digest
 class SweepRow(NamedTuple):
     """A cell of a sweep."""
 
-    label: str
-    state: CellState
-    cfg: RunConfig | None  # None for one whose settings were refused
-    result: CellResult | None
-
-
-class FailedCell(NamedTuple):
-    """A cell without a result."""
-
     number: int  # from 1
     label: str
     state: CellState
-    why: str
+    why: str  # it has no result
+    cfg: RunConfig | None  # None for one whose settings were refused
+    result: CellResult | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +179,12 @@ def _mean_over_seeds(group: SeedGroup, column: tuple[str, str]) -> Scores:
     return Scores(metrics=[], answers=answers)
 
 
-def build_failure_table(cells: Sequence[FailedCell]) -> Table:
+def build_failure_table(rows: Sequence[SweepRow]) -> Table:
     """Return a row a cell that failed: which, how, why."""
     table = Table(title="cells without a result", title_justify="left")
     for name in ("cell", "settings", "state", "why"):
         table.add_column(name, overflow="fold")
-    for cell in cells:
-        why = " ".join(cell.why.split())[:200]
-        table.add_row(str(cell.number), cell.label, _shorten(cell.state), why)
+    for row in rows:
+        why = " ".join(row.why.split())[:200]
+        table.add_row(str(row.number), row.label, _shorten(row.state), why)
     return table

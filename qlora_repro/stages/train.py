@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from qlora_repro.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig
+from qlora_repro.config.schema import RunConfig, TrainConfig
 from qlora_repro.console import note, say
 from qlora_repro.data import collators
-from qlora_repro.data.tokenization import EncodedExample, EncodingLimits, encode_examples
+from qlora_repro.data.tokenization import EncodedExample, encode_examples
 from qlora_repro.distributed.environment import world_size
 from qlora_repro.distributed.fsdp import (
     Autocast,
@@ -39,21 +39,6 @@ from qlora_repro.train.trainer import TrainingInputs, runnable_optimizer, train_
 
 # Families whose attention mask is made from positions, so that packed rows cannot see each other.
 PACKABLE = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
-
-
-def encode_rows(
-    examples: Sequence[Example], tokenizer: Any, *, model: ModelConfig, cfg: DataConfig
-) -> list[EncodedExample]:
-    """Return the examples in tokens, within the lengths of the data section."""
-    limits = EncodingLimits(
-        max_source_len=cfg.max_source_len,
-        max_target_len=cfg.max_target_len,
-        train_on_source=cfg.train_on_source,
-        truncated_eos=cfg.truncated_eos,
-        max_truncated=cfg.max_truncated,
-        num_labels=model.num_labels,
-    )
-    return encode_examples(examples, tokenizer, kind=model.kind, limits=limits)
 
 
 def choose_collator(
@@ -151,7 +136,9 @@ def _encode_cached_rows(session: ModelSession, examples: list[Example]) -> list[
     cfg, tokenizer = session.cfg, session.base().tokenizer
     rows: list[EncodedExample] = ENCODED_ROWS.get(
         f"{data_key(cfg)} {session.base_key} {len(examples)}",
-        lambda: encode_rows(examples, tokenizer, model=cfg.model, cfg=cfg.data),
+        lambda: encode_examples(
+            examples, tokenizer, cfg.data, kind=cfg.model.kind, num_labels=cfg.model.num_labels
+        ),
     )
     return rows
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.data.datasets import load_examples
+from qlora_repro.data.tokenization import encode_examples
 from qlora_repro.eval.evaluate import evaluate_model
 from qlora_repro.model.embedded import embedded_checkpoint
 from qlora_repro.quant.bitsandbytes import dequantize_weight
@@ -23,7 +24,7 @@ from qlora_repro.quant.fake_quant import round_trip
 from qlora_repro.quant.linear_layers import find_linear_layers
 from qlora_repro.quant.storage import measure_storage
 from qlora_repro.session import ModelSession
-from qlora_repro.stages.train import choose_collator, encode_rows
+from qlora_repro.stages.train import choose_collator
 from qlora_repro.store.cell import ADAPTER
 from qlora_repro.train.loss import token_loss
 
@@ -44,9 +45,8 @@ class Trial:
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def batch(self) -> dict[str, Tensor]:
-        rows = encode_rows(
-            load_examples(self.cfg.data), self.tokenizer, model=self.cfg.model, cfg=self.cfg.data
-        )
+        examples = load_examples(self.cfg.data)
+        rows = encode_examples(examples, self.tokenizer, self.cfg.data, kind="causal")
         return choose_collator(self.model, self.tokenizer, kind="causal", packing=False)(rows)
 
     def loss(self) -> Tensor:
@@ -91,7 +91,7 @@ def checkpoint_weight(name: str) -> Tensor:
 
 def test_all_linear_layers_and_nothing_else_are_quantized(held: Trial) -> None:
     assert held.stored.kinds == {"Linear4bit": LINEARS}
-    kept = {part.role: part.params for part in held.stored.unquantized}
+    kept = {part["role"]: part["params"] for part in held.stored.kept}
     assert kept == {"embedding": VOCAB * HIDDEN, "norm": HIDDEN * (2 * BLOCKS + 1)}  # head is tied
     plain = {
         name for name, _ in held.model.get_base_model().named_parameters() if "lora" not in name

@@ -9,14 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def _console(*, stderr: bool) -> Console:
-    """Return a console on the stream as it is now; in a pipe, lines are not wrapped at 80."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 160
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
-
-
 _plain_lines: list[bool] = []
 
 
@@ -32,8 +24,9 @@ def interactive() -> bool:
 
 def say(*what: Any) -> None:
     """Print text or a rich table; a line of text is never broken, a table fits its screen."""
+    width = None if sys.stdout.isatty() else 160  # in a pipe, tables are not wrapped at 80
     text = all(isinstance(part, str) for part in what)
-    _console(stderr=False).print(*what, markup=False, soft_wrap=text)
+    Console(width=width, highlight=False).print(*what, markup=False, soft_wrap=text)
 
 
 def print_error(text: str) -> None:

@@ -46,9 +46,8 @@ class Metric:
     run_id: str  # the run whose weights were scored
     task: str  # "mmlu"
     name: str  # "acc"
-    value: (
-        float | None
-    )  # a fraction in [0, 1] unless the name says otherwise; None when it could not be computed
+    # A fraction in [0, 1] unless the name says otherwise; None when it could not be computed
+    value: float | None
     stderr: float | None
     n: int  # questions scored
 
@@ -122,9 +121,8 @@ class QuantErrors:
     mse: float  # mean squared error
     relative: float  # as quant.error has it
     entropy: float  # bits a code
-    optimum: (
-        float | None
-    )  # mse of the Lloyd-Max levels, as many, for the same values; None: unasked
+    # mse of the Lloyd-Max levels, as many, for the same values; None: unasked
+    optimum: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -275,7 +275,7 @@ def _check_judge_function(cfg: RunConfig) -> None:
 
 
 def _check_lora(cfg: RunConfig) -> None:
-    trains = "train" in cfg.stages and cfg.train.max_steps > 0
+    trains = cfg.train.max_steps > 0 and {"train", "plan"} & {*cfg.stages}
     if cfg.full_finetuning and cfg.quantized and trains:
         raise ConfigError(
             f"lora=none trains every weight, and a dtype={cfg.dtype.name} base is frozen; "
@@ -455,18 +455,15 @@ def check_stage_settings(cfg: RunConfig) -> None:
 
 
 def _check_eval(cfg: RunConfig) -> None:
-    needed: dict[str, dict[str, object]] = {
-        "perplexity": {"eval.perplexity_file=FILE": cfg.eval.perplexity_file},
-        "custom": {
-            "eval.include_path=FOLDER": cfg.eval.include_path,
-            "eval.tasks=[NAME]": cfg.eval.tasks,
-        },
+    needed = {
+        "perplexity": ("perplexity_file=FILE",),
+        "custom": ("include_path=FOLDER", "tasks=[NAME]"),
     }
-    for write, value in needed.get(cfg.eval.name, {}).items():
-        if not value:
+    for setting in needed.get(cfg.eval.name, ()):
+        key = setting.partition("=")[0]
+        if not getattr(cfg.eval, key):
             raise ConfigError(
-                f"{write.partition('=')[0]} has no value, and eval={cfg.eval.name} needs it; "
-                f"write {write}"
+                f"eval.{key} has no value, and eval={cfg.eval.name} needs it; write eval.{setting}"
             )
 
 

@@ -62,10 +62,12 @@ def encode_examples(
     Raises:
         DataError: More rows were cut than `cfg.max_truncated` allows, or a target cannot be used.
     """
-    encode = partial(_encode_classification, num_labels=num_labels)
-    if kind != "classification":
-        encode = {"causal": _encode_causal, "seq2seq": _encode_seq2seq}[kind]
-    rows = [encode(example, tokenizer, cfg) for example in examples]
+    encoders: dict[str, Callable[[Example, Tokenizer, DataConfig], EncodedExample]] = {
+        "causal": _encode_causal,
+        "seq2seq": _encode_seq2seq,
+        "classification": partial(_encode_classification, num_labels=num_labels),
+    }
+    rows = [encoders[kind](example, tokenizer, cfg) for example in examples]
     share = truncated_share(rows)
     if share > cfg.max_truncated:
         raise DataError(

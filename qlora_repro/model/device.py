@@ -81,11 +81,8 @@ def release_freed_memory() -> None:
         torch.cuda.empty_cache()
 
 
-PACKED_DTYPES = {
-    "nf4": CustomDtype.INT4,
-    "fp4": CustomDtype.INT4,
-    "int8": torch.int8,
-}  # by bitsandbytes
+# As bitsandbytes packs them.
+PACKED_DTYPES = {"nf4": CustomDtype.INT4, "fp4": CustomDtype.INT4, "int8": torch.int8}
 
 
 def free_bytes_by_card() -> dict[int, int]:

@@ -133,10 +133,6 @@ class _CheckpointReader:
 
     def __init__(self, model: ModelConfig, folder: Path | None) -> None:
         self.device = resolve_device(model.device)
-        if model.kind not in AUTO_CLASSES:
-            raise ConfigError(
-                f"model.kind is {model.kind!r}, and must be {', '.join(AUTO_CLASSES)}"
-            )
         if model.kind == "classification" and not model.num_labels:
             raise ConfigError(f"model.num_labels is {model.num_labels}, and must be at least 1")
         checkpoint = find_checkpoint(model) if folder is None else folder_checkpoint(folder)

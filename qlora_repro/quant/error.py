@@ -27,11 +27,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class QuantError:
-    """One tensor in one data type."""
+    """What one tensor loses in one data type."""
 
-    dtype: str
-    blocksize: int
-    dq: bool
     n: int  # weights
     mse: float  # mean squared change over the block's absmax
     relative: float  # norm of the change over norm of the weight; 0 for a weight of zeros
@@ -62,15 +59,7 @@ def measure_error(weight: Tensor, *, dtype: str, blocksize: int, dq: bool = Fals
     mse = float((change / scales).square_().mean(dtype=torch.float64))
     share = torch.bincount(q.codes, minlength=len(book)).double() / flat.numel()  # (K,)
     entropy = float(torch.special.entr(share).sum() / torch.log(torch.tensor(2.0)))
-    return QuantError(
-        dtype=dtype,
-        blocksize=blocksize,
-        dq=dq,
-        n=flat.numel(),
-        mse=mse,
-        relative=relative,
-        entropy=entropy,
-    )
+    return QuantError(n=flat.numel(), mse=mse, relative=relative, entropy=entropy)
 
 
 def _normal(shape: tuple[int, int], rng: torch.Generator) -> Tensor:

@@ -82,6 +82,5 @@ def _evaluate(run: CellRun, *, tuned: bool) -> None:
     )
     folder.write_records(f"answers-{digest}.jsonl", answers)
     record_origin(cfg, folder, digest, session=session, began=began)
-    folder.write_records(
-        f"metrics-{digest}.jsonl", metrics
-    )  # last: the mark that this evaluation is done
+    # last: the mark that this evaluation is done
+    folder.write_records(f"metrics-{digest}.jsonl", metrics)

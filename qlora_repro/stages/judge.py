@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -100,7 +100,8 @@ def _judge_run(cfg: JudgeConfig, run: AnsweredRun) -> list[WinRate]:
     decided_by = {"judge": hashed_section("judge", asdict(cfg))}
     digest = _judgments_digest(decided_by, matches)
     name, settings = f"judgments-{digest}.jsonl", f"settings-{digest}.json"
-    with _lock_folder(folder, run):
+    # the run under way holds its own folder already
+    with nullcontext() if folder.path == run.tuned.path else folder.locked(wait=True):
         if folder.has(name):
             say(f"verdicts: {SKIPPED}")
         else:
@@ -111,11 +112,6 @@ def _judge_run(cfg: JudgeConfig, run: AnsweredRun) -> list[WinRate]:
             say(f"verdicts are in {folder.path / name}")
         judgments = folder.read_records(name, Judgment)
     return [_win_rate(matchup, judgments) for matchup in matchups]
-
-
-def _lock_folder(folder: RunFolder, run: AnsweredRun) -> AbstractContextManager[None]:
-    """Hold the folder that keeps the verdicts, unless the run under way holds it already."""
-    return nullcontext() if folder.path == run.tuned.path else folder.locked(wait=True)
 
 
 def _judged_system(cfg: JudgeConfig, run: AnsweredRun) -> tuple[System, RunFolder]:

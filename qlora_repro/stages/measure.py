@@ -43,8 +43,9 @@ def measure_sram_quantiles(model: Any, cfg: MeasureConfig, run_id: str) -> Itera
     blocks, size = max(cfg.counts), max(cfg.chunks)
     for source in cfg.distributions:
         values = sample_weights(source, blocks=blocks, blocksize=size, seed=cfg.seed)
-        names = {"run_id": run_id, "distribution": source}
-        yield from measure_sram_errors(values, chunks=cfg.chunks, counts=cfg.counts, **names)
+        yield from measure_sram_errors(
+            values, chunks=cfg.chunks, counts=cfg.counts, run_id=run_id, distribution=source
+        )
 
 
 MakeRecords = Callable[[Any, MeasureConfig, str], Iterator[Any]]

@@ -14,13 +14,8 @@ from qlora_repro.config.schema import RunConfig, TrainConfig
 from qlora_repro.console import note, say
 from qlora_repro.data import collators
 from qlora_repro.data.tokenization import EncodedExample, encode_examples
+from qlora_repro.distributed import fsdp
 from qlora_repro.distributed.environment import world_size
-from qlora_repro.distributed.fsdp import (
-    Autocast,
-    exclude_frozen_from_ddp,
-    prepare_sharded_training,
-    shard_model,
-)
 from qlora_repro.distributed.process_group import process_group, shared_failure
 from qlora_repro.errors import ConfigError
 from qlora_repro.manifest import add_training, describe_tuned_model, device_name, record_origin
@@ -162,7 +157,7 @@ def _build_job(
         compute_dtype=cfg.dtype.compute_dtype,
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,
-        callbacks=[*callbacks, Autocast()] if _shards(cfg) else callbacks,
+        callbacks=[*callbacks, fsdp.Autocast()] if _shards(cfg) else callbacks,
     )
 
 
@@ -176,10 +171,10 @@ def _prepare_model(cfg: RunConfig, model: Any, job: TrainingInputs) -> RunConfig
         device = resolve_device(cfg.model.device)
         process_group().connect(device)
         if cfg.train.sharded:
-            shard_model(model, device)
-            prepare_sharded_training(model)
+            fsdp.shard_model(model, device)
+            fsdp.prepare_sharded_training(model)
         else:
-            exclude_frozen_from_ddp(model)
+            fsdp.exclude_frozen_from_ddp(model)
     if not is_micro_batch_open(cfg.train):
         return cfg
     device = next(model.parameters()).device

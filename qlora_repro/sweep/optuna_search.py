@@ -49,12 +49,16 @@ class OptunaSearch:
 
     def sweep(self, arguments: list[str]) -> None:
         """Run trials until there are as many as asked for; show all. ConfigError if it cannot."""
+        from optuna.samplers import TPESampler
+
+        seed, startup = int(self.settings["seed"]), int(self.settings["startup"])
         space, self.overrides = self._parse_space(arguments)
         study = self._open_study(space)
         while left := int(self.settings["trials"]) - len(finished_trials(study)):
             if left < 0:
                 break
-            study.sampler = self._make_sampler(len(finished_trials(study)))
+            done = len(finished_trials(study))
+            study.sampler = TPESampler(seed=seed + done, n_startup_trials=startup)
             self._run_batch(study, space, size=min(left, int(self.settings["n_jobs"])))
         self._show_trials(study)
 
@@ -109,12 +113,6 @@ class OptunaSearch:
             direction=self.settings["direction"],
             load_if_exists=True,
         )
-
-    def _make_sampler(self, done: int) -> Any:
-        from optuna.samplers import TPESampler
-
-        seed, startup = int(self.settings["seed"]), int(self.settings["startup"])
-        return TPESampler(seed=seed + done, n_startup_trials=startup)
 
     def _run_batch(self, study: Any, space: dict[str, Any], *, size: int) -> None:
         from optuna.trial import TrialState

@@ -149,8 +149,10 @@ def _measure_types(
     for dtype in cfg.dtypes:
         levels = count_levels(dtype, blocksize)
         for dq in (False,) if dtype in WITHOUT_DOUBLE_QUANT else (False, True):
-            error = measure_error(values, dtype=dtype, blocksize=blocksize, dq=dq)
-            yield QuantErrors(**names, **asdict(error), levels=levels, optimum=optimum.get(levels))
+            about: dict[str, Any] = {"dtype": dtype, "blocksize": blocksize, "dq": dq}
+            error = asdict(measure_error(values, **about))
+            best = optimum.get(levels)
+            yield QuantErrors(**names, **about, **error, levels=levels, optimum=best)
 
 
 def build_errors_table(rows: Sequence[QuantErrors]) -> Table:

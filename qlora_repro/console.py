@@ -43,13 +43,12 @@ def note(text: str) -> None:
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Give a function (done, total) that shows how far a piece of work is; say what it took."""
     began = time.monotonic()
-    if not interactive():
+    if interactive():
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True) as bar:
+            task = bar.add_task("")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
         say(f"{what} ...")
         yield lambda done, total: None
-        say(f"{what}: {time.monotonic() - began:.0f} s")
-        return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
     say(f"{what}: {time.monotonic() - began:.0f} s")

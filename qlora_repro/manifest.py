@@ -57,9 +57,7 @@ def describe_tuned_model(
         decided_by=deciding_settings(cfg, "train"),
         seed=cfg.seed,
         lora=AdapterSites(
-            target=cfg.lora.target,
-            sites=adapted,
-            r=None if cfg.full_finetuning else cfg.lora.r,
+            target=cfg.lora.target, sites=adapted, r=None if cfg.full_finetuning else cfg.lora.r
         ),
         trainable=count_trainable(loaded.model),
         data=TrainingData(

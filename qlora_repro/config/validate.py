@@ -76,8 +76,8 @@ MINIMUM: dict[int, str] = {  # null passes where a setting may be null
     "train.weight_decay",
     1: "data.max_source_len data.rows data.rows_per_task dtype.blocksize eval.batch_size "
     "eval.limit eval.max_new_tokens eval.n generate.batch_size generate.limit "
-    "generate.max_new_tokens lora.r train.batch_size train.keep_checkpoints train.log_steps "
-    "train.micro_batch_size",
+    "generate.max_new_tokens lora.r measure.blocks measure.rows measure.sample train.batch_size "
+    "train.keep_checkpoints train.log_steps train.micro_batch_size",
     2: "data.max_target_len eval.perplexity_tokens eval.perplexity_window",
 }
 UPPER_BOUND = {"lora.dropout": 1, "data.wrong": 1, "train.beta2": 1, "seed": SEED_END}  # exclusive

@@ -120,10 +120,7 @@ def _encode_target(
     ids, room = _tokenize(example.target, tokenizer), cfg.max_target_len
     if len(ids) < room:
         return [*ids, tokenizer.eos_token_id], False
-    return [
-        *ids[: room - 1],
-        tokenizer.eos_token_id if cfg.truncated_eos else ids[room - 1],
-    ], True
+    return [*ids[: room - 1], tokenizer.eos_token_id if cfg.truncated_eos else ids[room - 1]], True
 
 
 def _encode_causal(example: Example, tokenizer: Tokenizer, cfg: DataConfig) -> EncodedExample:

@@ -144,10 +144,7 @@ def describe_paging(plan: MemoryPlan, cfg: PlanConfig) -> list[str]:
     where = f"simulated paging on {card:g} GB at {cfg.bus:g} GB/s"
     try:
         moved = bytes_paged_per_step(
-            usable_bytes(card, cfg),
-            states=plan.optimizer,
-            busy=plan.busy,
-            stepping=plan.stepping,
+            usable_bytes(card, cfg), states=plan.optimizer, busy=plan.busy, stepping=plan.stepping
         )
     except RunError as error:
         return [f"{where}: {error}"]

@@ -5,7 +5,7 @@ levels loses, and `sample_weights` draws synthetic weights to measure both on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,23 +16,13 @@ from torch import Tensor
 from qlora_repro.errors import ConfigError
 from qlora_repro.quant.blockwise import MIN_ABSMAX, dequantize, double_quantize, quantize
 from qlora_repro.quant.codebooks import make_codebook
-from qlora_repro.records import SramQuantiles
+from qlora_repro.records import QuantError, SramQuantiles
 
 DEGREES_OF_FREEDOM = 5  # of student_t: heavy tails, and still four moments
 LLOYD_TOLERANCE = 1e-9  # fall of the error in one round, over the mean square of the values
 LLOYD_ROUNDS = 2000
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantError:
-    """What one tensor loses in one data type."""
-
-    n: int  # weights
-    mse: float  # mean squared change over the block's absmax
-    relative: float  # norm of the change over norm of the weight; 0 for a weight of zeros
-    entropy: float  # bits a code carries
 
 
 def measure_error(weight: Tensor, *, dtype: str, blocksize: int, dq: bool = False) -> QuantError:
@@ -151,12 +141,7 @@ def estimate_sram_quantiles(values: Tensor, probabilities: Floats, *, chunk: int
 
 
 def measure_sram_errors(
-    values: Tensor,
-    *,
-    chunks: Sequence[int],
-    counts: Sequence[int],
-    levels: int = 15,
-    **names: str,
+    values: Tensor, *, chunks: Sequence[int], counts: Sequence[int], levels: int = 15, **names: str
 ) -> Iterator[SramQuantiles]:
     """Compare SRAM with exact quantiles for every chunk size and number of chunks that fits.
 

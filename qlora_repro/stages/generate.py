@@ -227,10 +227,7 @@ def _turn_markers(cfg: GenerateConfig) -> list[str]:
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Return every token that ends an answer: the tokenizer's, and the model's own."""
     eos_ids = getattr(model.generation_config, "eos_token_id", None)
-    listed = [
-        tokenizer.eos_token_id,
-        *(eos_ids if isinstance(eos_ids, list) else [eos_ids]),
-    ]
+    listed = [tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])]
     return {token for token in listed if token is not None}
 
 

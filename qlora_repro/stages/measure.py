@@ -69,10 +69,6 @@ def check_measure(cell: Cell) -> None:
 
 
 def _check_settings(cfg: MeasureConfig) -> None:
-    for name in ("blocks", "sample", "rows"):
-        value = getattr(cfg, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"measure.{name} is {value}, and must be at least 1")
     for name in ("blocksizes", "chunks", "counts"):
         for value in getattr(cfg, name):
             if value < 2 - (name == "counts"):

@@ -145,6 +145,7 @@ def _build_job(
     callbacks: Sequence[TrainerCallback],
 ) -> TrainingInputs:
     cfg = cell.cfg
+    shards = cfg.train.sharded and world_size() > 1
     return TrainingInputs(
         rows=rows,
         collate=choose_collator(
@@ -157,12 +158,8 @@ def _build_job(
         compute_dtype=cfg.dtype.compute_dtype,
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,
-        callbacks=[*callbacks, fsdp.Autocast()] if _shards(cfg) else callbacks,
+        callbacks=[*callbacks, fsdp.Autocast()] if shards else callbacks,
     )
-
-
-def _shards(cfg: RunConfig) -> bool:
-    return cfg.train.sharded and world_size() > 1
 
 
 def _prepare_model(cfg: RunConfig, model: Any, job: TrainingInputs) -> RunConfig:

@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_repro.config.registry import DATASETS
-from qlora_repro.config.schema import (
-    LEGACY,
-    UNHASHED_FIELDS,
-    RunConfig,
-    names_template_file,
-)
+from qlora_repro.config.schema import LEGACY, UNHASHED_FIELDS, RunConfig, names_template_file
 
 WEIGHTS = ("model", "dtype", "dq", "lora", "data", "train", "seed")
 UNTUNED = ("model", "dtype", "dq")

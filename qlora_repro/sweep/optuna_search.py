@@ -184,11 +184,7 @@ def finished_trials(study: Any) -> list[Any]:
 
 def parse_distribution(override: Override) -> Any:
     """Return what optuna draws a setting from: an interval, linear or tagged log, or choices."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value = override.value()
     if isinstance(value, IntervalSweep):

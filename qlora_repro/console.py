@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 _plain_lines: list[bool] = []
 
@@ -27,6 +28,11 @@ def say(*what: Any) -> None:
     width = None if sys.stdout.isatty() else 160  # in a pipe, tables are not wrapped at 80
     text = all(isinstance(part, str) for part in what)
     Console(width=width, highlight=False).print(*what, markup=False, soft_wrap=text)
+
+
+def right_aligned(*headings: str) -> list[Column]:
+    """Return columns of numbers for a rich table."""
+    return [Column(heading, justify="right") for heading in headings]
 
 
 def print_error(text: str) -> None:

@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.table import Table
 
-from qlora_repro.console import note, say
+from qlora_repro.console import note, right_aligned, say
 from qlora_repro.errors import ConfigError
 from qlora_repro.records import Metric
 from qlora_repro.reporting.stored_result import load_result
@@ -151,9 +151,9 @@ class OptunaSearch:
         done = finished_trials(study)
         lost = [trial for trial in done if trial.value is None]
         task, metric = self.settings["objective"]
-        table = Table(title=f"{study.study_name}: {task} {metric}", title_justify="left")
-        for name in ("trial", *done[0].params, "score", "95% interval, n"):
-            table.add_column(name, justify="right")
+        columns = right_aligned("trial", *done[0].params, "score", "95% interval, n")
+        title = f"{study.study_name}: {task} {metric}"
+        table = Table(*columns, title=title, title_justify="left")
         for trial in done:
             score = "failed" if trial.value is None else f"{trial.value:.3f}"
             spread = str(study.user_attrs.get(f"interval {trial.number}", "-"))

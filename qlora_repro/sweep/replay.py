@@ -18,7 +18,7 @@ from rich.table import Table
 from qlora_repro.config.paths import CONF, EVIDENCE
 from qlora_repro.config.schema import LEGACY, RunConfig, setting_types
 from qlora_repro.config.validate import parse_config
-from qlora_repro.console import note, say
+from qlora_repro.console import note, right_aligned, say
 from qlora_repro.errors import ConfigError, RunError
 from qlora_repro.records import FAILURES
 from qlora_repro.store.cell import STEPS, find_cell
@@ -214,10 +214,8 @@ def _compare_values(name: str, one: dict[str, Any], two: dict[str, Any]) -> File
 
 def build_comparison_table(comparisons: Sequence[FileComparison]) -> Table:
     """Return a row a file."""
-    table = Table(title="the run and its repetition", title_justify="left")
-    table.add_column("file")
-    for name in ("numbers", "differ", "by at most", "else"):
-        table.add_column(name, justify="right")
+    numbers = right_aligned("numbers", "differ", "by at most", "else")
+    table = Table("file", *numbers, title="the run and its repetition", title_justify="left")
     for one in comparisons:
         counts = f"{one.numbers}", f"{one.differing}", f"{one.largest:g}", f"{one.others}"
         table.add_row(one.file, *counts)

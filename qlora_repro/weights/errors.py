@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.config.registry import WITHOUT_DOUBLE_QUANT
 from qlora_repro.config.schema import MeasureConfig
+from qlora_repro.console import right_aligned
 from qlora_repro.lora.targets import layer_number, role_of
 from qlora_repro.quant.blockwise import MIN_ABSMAX
 from qlora_repro.quant.codebooks import depends_on_blocksize, make_codebook
@@ -162,9 +163,8 @@ def build_errors_table(rows: Sequence[QuantErrors]) -> Table:
     of as many levels where that is known.
     """
     sources = list(dict.fromkeys(row.source for row in rows))
-    table = Table("type", "block", title="mean squared error, 1e-3 absmax^2 (over the optimum's)")
-    for source in sources:
-        table.add_column(source, justify="right")
+    title = "mean squared error, 1e-3 absmax^2 (over the optimum's)"
+    table = Table("type", "block", *right_aligned(*sources), title=title)
     for dtype, dq, blocksize in dict.fromkeys((row.dtype, row.dq, row.blocksize) for row in rows):
         same = [row for row in rows if (row.dtype, row.dq, row.blocksize) == (dtype, dq, blocksize)]
         cells = [_format_error([row for row in same if row.source == source]) for source in sources]

@@ -300,7 +300,7 @@ def _check_train(cfg: RunConfig) -> None:
 
 def _check_device(cfg: RunConfig) -> None:
     """Refuse a device that there is not, and a spread of what cannot be spread."""
-    check_device_name(cfg.model.device)
+    _check_device_name(cfg.model.device)
     if cfg.model.device != SPREAD:
         return
     if world_size() > 1:
@@ -315,7 +315,7 @@ def _check_device(cfg: RunConfig) -> None:
         )
 
 
-def check_device_name(device: str) -> None:
+def _check_device_name(device: str) -> None:
     """Refuse a device by number: libraries train on the first GPU that a process sees."""
     if numbered := re.fullmatch(r"cuda:(\d+)", device):
         raise ConfigError(

@@ -153,15 +153,13 @@ def is_connection_error(error: Exception) -> bool:
 
 def other_rank_failed() -> bool:
     """Whether another rank failed first, and so has printed the reason."""
-    if world_size() == 1:
-        return False
     failure = process_group().first_failure()
     return failure is not None and failure[0] != rank()
 
 
 def any_rank_failed() -> bool:
     """Whether a rank failed: nothing more can be computed together."""
-    return world_size() > 1 and process_group().first_failure() is not None
+    return process_group().first_failure() is not None
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from qlora_repro.config.messages import nearest_names
@@ -44,11 +43,11 @@ def select_names(requested: Sequence[str], known: Collection[str]) -> list[str]:
 
 def tables(arguments: argparse.Namespace) -> None:
     """Print tables, and write each as markdown, csv and LaTeX."""
-    from analysis.tables import TABLES
+    from analysis.tables import TABLES, build_table
 
     for name in select_names(arguments.names, TABLES):
         with _skipping_unless_named(name, arguments.names):
-            table = resolve_name(TABLES[name])(arguments.results)
+            table = build_table(name, arguments.results)
             say(table.to_rich())
             table.write(arguments.out, name)
     say(f"tables are in {arguments.out}")
@@ -56,11 +55,11 @@ def tables(arguments: argparse.Namespace) -> None:
 
 def figures(arguments: argparse.Namespace) -> None:
     """Draw figures as png."""
-    from analysis.figures import FIGURES
+    from analysis.figures import FIGURES, draw_figure
 
     for name in select_names(arguments.names, FIGURES):
         with _skipping_unless_named(name, arguments.names):
-            figure = resolve_name(FIGURES[name])(arguments.results)
+            figure = draw_figure(name, arguments.results)
             arguments.out.mkdir(parents=True, exist_ok=True)
             figure.savefig(arguments.out / f"{name}.png", dpi=200)
             say(f"{arguments.out / name}.png")
@@ -95,7 +94,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def _write_report(outputs: "AnalysisOutputs", out: Path) -> None:
-    from analysis.report.render import write_page
+    from analysis.report.page import write_page
 
     for name, reason in outputs.skipped.items():
         say(f"left out: {name}: {reason}")

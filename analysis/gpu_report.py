@@ -4,8 +4,7 @@ import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -23,15 +22,11 @@ LONG = 40  # characters; a text cell that is longer stands below its table
 DIGITS = 4  # significant
 UNITS = {"_bytes": " GB", "_gb_per_s": " GB/s", "_tflops": " TFLOP/s", "_s": " s"}
 GB = 1e9
+PART_FIELDS = ("number", "name", "state", "seconds", "limit_s")
 STATES = ("passed", "failed", "timed out", "skipped")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Cells as text under their heads."""
-
-    heads: list[str]
-    rows: list[list[str]]
+Grid = list[list[str]]  # lines of cells as text, heads first
 
 
 def show_reports(source: Path, out: Path) -> None:
@@ -98,8 +93,9 @@ def _is_part(part: Any) -> bool:
 def render_report(report: Mapping[str, Any], width: int | None = None) -> str:
     """Return a report as markdown, its tables split where they are wider than `width` columns."""
     lines = [f"# GPU report: {describe_device(report)}", ""]
-    lines += [line for text in summarize(report) for line in wrap_item(text, width)]
-    lines += ["", *render_grid(build_parts_grid(report["parts"]), width)]
+    lines += wrap_items(summarize(report), width)
+    parts = [[format_value(part.get(name)) for name in PART_FIELDS] for part in report["parts"]]
+    lines += ["", *render_grid([["part", "what", "state", "s", "limit s"], *parts], width)]
     for part in report["parts"]:
         lines += ["", *render_part(part, width)]
     return "\n".join(lines) + "\n"
@@ -192,13 +188,6 @@ def format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def build_parts_grid(parts: Sequence[Mapping[str, Any]]) -> Grid:
-    """Return a row a part: its state and how long it took."""
-    names = ("number", "name", "state", "seconds", "limit_s")
-    rows = [[format_value(part.get(name)) for name in names] for part in parts]
-    return Grid(heads=["part", "what", "state", "s", "limit s"], rows=rows)
-
-
 def render_part(part: Mapping[str, Any], width: int | None) -> list[str]:
     """Return a part: heading, state and why, facts, rows."""
     number = part.get("number")
@@ -206,16 +195,13 @@ def render_part(part: Mapping[str, Any], width: int | None) -> list[str]:
     why = " ".join(str(part.get("why") or "").split())
     lines = [f"## {heading}", ""]
     lines += textwrap.wrap(f"{part['state']}{f': {why}' if why else ''}", width or 10**9)
-    facts = [
-        line for fact in format_facts(part.get("facts") or {}) for line in wrap_item(fact, width)
-    ]
+    facts = wrap_items(format_facts(part.get("facts") or {}), width)
     lines += ["", *facts] if facts else []
     rows = part.get("rows") or []
     if rows:
         grid, below = build_rows_grid(rows)
         lines += ["", *render_grid(grid, width)]
-        notes = [line for note in below for line in wrap_item(note, width)]
-        lines += ["", *notes] if notes else []
+        lines += ["", *wrap_items(below, width)] if below else []
     return lines
 
 
@@ -234,9 +220,8 @@ def build_rows_grid(rows: Sequence[Mapping[str, Any]]) -> tuple[Grid, list[str]]
         for index, row in enumerate(rows)
         if row.get(name) is not None
     ]
-    heads = ["".join(split_unit(name)) for name in short]
-    lines = zip(*(cells[name] for name in short), strict=True)
-    return Grid(heads=heads, rows=list(map(list, lines))), below
+    columns = [["".join(split_unit(name)), *cells[name]] for name in short]
+    return [list(line) for line in zip(*columns, strict=True)], below
 
 
 def _one_line(text: str) -> str:
@@ -245,27 +230,22 @@ def _one_line(text: str) -> str:
 
 def render_grid(grid: Grid, width: int | None) -> list[str]:
     """Return markdown; one that is too wide is split, its first column repeated in each table."""
-    escaped = [[cell.replace("|", r"\|") for cell in line] for line in (grid.heads, *grid.rows)]
-    columns = list(zip(*escaped, strict=True))
-    sizes = [max(3, *map(len, column)) for column in columns]
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in grid]
+    columns = [_pad_cells(cells) for cells in zip(*escaped, strict=True)]
+    columns[0] = _pad_cells([line[0] for line in escaped], left=True)
     lines: list[str] = []
-    for group in split_columns(sizes, width):
-        if lines:
-            lines.append("")
-        for number in range(len(escaped)):
-            pieces = [
-                columns[at][number].ljust(sizes[at])
-                if at == 0
-                else columns[at][number].rjust(sizes[at])
-                for at in group
-            ]
-            lines.append(f"| {' | '.join(pieces)} |")
-            if number == 0:
-                rules = [
-                    "-" * sizes[at] if at == 0 else "-" * (sizes[at] - 1) + ":" for at in group
-                ]
-                lines.append(f"| {' | '.join(rules)} |")
+    for group in split_columns([len(column[0]) for column in columns], width):
+        lines += [""] if lines else []
+        rows = zip(*(columns[at] for at in group), strict=True)
+        lines += [f"| {' | '.join(cells)} |" for cells in rows]
     return lines
+
+
+def _pad_cells(cells: Sequence[str], *, left: bool = False) -> list[str]:
+    """Return the cells of a column at one width, with the rule below its head."""
+    size = max(3, *map(len, cells))
+    head, *rest = [cell.ljust(size) if left else cell.rjust(size) for cell in cells]
+    return [head, "-" * size if left else "-" * (size - 1) + ":", *rest]
 
 
 def split_columns(sizes: Sequence[int], width: int | None) -> list[list[int]]:
@@ -283,8 +263,9 @@ def split_columns(sizes: Sequence[int], width: int | None) -> list[list[int]]:
     return groups
 
 
-def wrap_item(text: str, width: int | None) -> list[str]:
-    """Return a list's item, broken at `width`."""
-    return textwrap.wrap(
-        text, width or 10**9, initial_indent="- ", subsequent_indent="  ", break_long_words=False
+def wrap_items(texts: Iterable[str], width: int | None) -> list[str]:
+    """Return a list's lines, its items broken at `width`."""
+    wrapper = textwrap.TextWrapper(
+        width or 10**9, initial_indent="- ", subsequent_indent="  ", break_long_words=False
     )
+    return [line for text in texts for line in wrapper.wrap(text)]

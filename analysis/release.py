@@ -13,7 +13,7 @@ import json
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from qlora_repro.store.verdicts import (
     write_verdicts,
 )
 
+SIDES = ("first", "second")
 NO_SCORE = -1  # stands for no score in the release
 RATINGS = {  # folder -> (benchmark, protocol)
     "eval/ratings-gpt4/vicuna/relative-gpt-3.5": ("vicuna", "score10"),
@@ -159,12 +160,13 @@ def import_release(checkout: Path) -> ReleaseImport:
         first, second = order or named
         for review in reviews:
             question = str(review.get("question_id", review.get("message_id")))
-            row = {"judge": "gpt-4", "benchmark": benchmark, "protocol": protocol}
+            row: dict[str, Any] = {"judge": "gpt-4", "benchmark": benchmark, "protocol": protocol}
             row |= {"question": question, "first": first, "second": second}
             row |= known[benchmark].get(question, {})
             row |= {"prompt": PROMPTS.get(review["reviewer_id"], "")}
-            row |= _answer_columns(review, lengths) | read_review(review, protocol)
-            rows.append(row)
+            row |= {"answer_first": review["answer1_id"], "answer_second": review["answer2_id"]}
+            row |= {f"chars_{side}": lengths.get(row[f"answer_{side}"]) for side in SIDES}
+            rows.append(row | read_review(review, protocol))
     frame = complete_columns(pd.DataFrame(rows), "")
     return ReleaseImport(
         verdicts=frame.sort_values(ORDER, kind="stable", ignore_index=True),
@@ -267,12 +269,6 @@ def answer_id(text: str) -> str:
     return digits.rjust(22, ALPHABET[0])
 
 
-def _answer_columns(review: dict[str, Any], lengths: dict[str, int]) -> dict[str, Any]:
-    first, second = review["answer1_id"], review["answer2_id"]
-    sizes = {"chars_first": lengths.get(first), "chars_second": lengths.get(second)}
-    return {"answer_first": first, "answer_second": second, **sizes}
-
-
 def _load_questions(checkout: Path, benchmark: str) -> dict[str, dict[str, str]]:
     file, key, column = QUESTIONS[benchmark]
     rows = _read_lines(checkout / file)
@@ -285,15 +281,10 @@ def _list_files(folder: Path) -> list[Path]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return list(_parse_lines(path))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON lines: {error}") from error
-
-
-def _parse_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            yield json.loads(line)
 
 
 def rebuild_release(checkout: Path, out: Path) -> list[str]:

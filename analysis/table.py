@@ -37,12 +37,17 @@ class Table:
         ours = [column for column in self.frame.columns if str(column).startswith("ours")]
         return not self.frame.empty and (not ours or bool(self.frame[ours].notna().any(axis=None)))
 
+    @property
+    def heads(self) -> list[str]:
+        """The names of the columns; a table without results may have none."""
+        return [str(column) for column in self.frame.columns]
+
     def to_rich(self) -> RichTable:
         """Return the table for a terminal; the notes are its caption."""
         rendered = RichTable(title=self.title, title_justify="left", caption_justify="left")
         rendered.caption = "\n".join(self.notes)
-        for position, column in enumerate(self.frame.columns):
-            rendered.add_column(str(column), justify="left" if position == 0 else "right")
+        for position, head in enumerate(self.heads or [""]):
+            rendered.add_column(head, justify="left" if position == 0 else "right")
         for row in self.cell_texts():
             rendered.add_row(*row)
         return rendered
@@ -53,22 +58,23 @@ class Table:
         return [[MISSING if pd.isna(cell) else str(cell) for cell in row] for row in rows]
 
     def to_markdown(self) -> str:
-        """Return the table as GitHub shows it."""
-        lines = [[str(column) for column in self.frame.columns], *self.cell_texts()]
-        escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+        """Return the table as GitHub shows it; title and notes alone where it has no columns."""
+        escaped = [
+            [cell.replace("|", r"\|") for cell in line] for line in (self.heads, *self.cell_texts())
+        ]
         bars = [f"| {' | '.join(line)} |" for line in escaped]
-        rule = "|" + " --- |" * len(self.frame.columns)
+        grid = [bars[0], "|" + " --- |" * len(self.heads), *bars[1:], ""] if self.heads else []
         notes = [f"- {note}" for note in self.notes]
-        return "\n".join([f"# {self.title}", "", bars[0], rule, *bars[1:], "", *notes]) + "\n"
+        return "\n".join([f"# {self.title}", "", *grid, *notes]) + "\n"
 
     def to_latex(self) -> str:
         """Return the table as a tabular of LaTeX with graphicx, its notes below.
 
         One that is wider than the text is made as small as it takes.
         """
-        lines = [[str(column) for column in self.frame.columns], *self.cell_texts()]
+        lines = [self.heads, *self.cell_texts()]
         head, *rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in lines]
-        columns = "l" + "r" * (len(self.frame.columns) - 1)
+        columns = "l" + "r" * (len(self.heads) - 1)
         return "\n".join(
             [
                 r"\begin{table}",
@@ -107,12 +113,14 @@ def format_signed(difference: float, digits: int) -> str:
     return f"{round(difference, digits) + 0.0:+.{digits}f}"
 
 
-def format_interval(interval: tuple[float, float], digits: int, *, signed: bool = False) -> str:
+def format_interval(
+    interval: tuple[float, float], digits: int, *, signed: bool = False, scale: float = 1
+) -> str:
     """Return the ends of an interval in brackets.
 
-    >>> format_interval((0.12, 3.0), 1), format_interval((-1, 2), 1, signed=True)
+    >>> format_interval((0.12, 3.0), 1), format_interval((-0.01, 0.02), 1, signed=True, scale=100)
     ('[0.1, 3.0]', '[-1.0, +2.0]')
     """
     sign = "+" if signed else ""
-    low, high = interval
+    low, high = (scale * end for end in interval)
     return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"

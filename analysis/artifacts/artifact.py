@@ -74,7 +74,7 @@ class Artifact:
     varies: tuple[str, ...]  # dotted settings that rows differ in
     models: tuple[str, ...]  # the paper's; every other stands in
     scores: tuple[str, ...]  # tasks that the paper's cells are of
-    base_row: Callable[[Sequence[str]], str | None]  # the row that the others are set against
+    base_rows: tuple[str, ...]  # the first that is there is the base; none: the smallest number
     digits: int
     notes: tuple[str, ...]
     load_printed: Callable[[], Mapping[CellKey, float]] | None = None  # None: the csv's cells
@@ -85,19 +85,11 @@ class Artifact:
         """Return the printed cells, in the table's order."""
         return self.load_printed() if self.load_printed else load_cells(self.stem)
 
-
-def fixed_row(row: str) -> Callable[[Sequence[str]], str | None]:
-    """Return a rule that sets every row against this one, where it is there."""
-    return lambda rows: row if row in rows else None
-
-
-def smallest_row(rows: Sequence[str]) -> str | None:
-    """Return the smallest of rows that are numbers.
-
-    >>> smallest_row(["64", "8", "16"])
-    '8'
-    """
-    return min(rows, key=float, default=None)
+    def base_row(self, rows: Sequence[str]) -> str | None:
+        """Return which of the rows the others are set against; None where it is not there."""
+        if self.base_rows:
+            return next((row for row in self.base_rows if row in rows), None)
+        return min((row for row in rows if row.isdigit()), key=int, default=None)
 
 
 def cell_scores(row: str, column: str, scores: Sequence[Score]) -> list[CellScore]:

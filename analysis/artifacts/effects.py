@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.artifacts.artifact import ComparableGroups, SampleGroup
 from analysis.artifacts.runs import score_matrices
@@ -18,10 +17,8 @@ from qlora_repro.stats.estimates import (
     estimate_mean,
     pool_noise,
 )
-from qlora_repro.stats.intervals import wilson_interval
+from qlora_repro.stats.intervals import Array, Interval, wilson_interval
 
-Array = NDArray[np.float64]
-Interval = tuple[float, float]
 UNKNOWN_NOISE = Noise(variance=math.nan, df=0)
 
 

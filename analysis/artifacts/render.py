@@ -57,13 +57,13 @@ class ArtifactRow:
     printed_effect: float | None
     mean: MeanScore
     seeds: str
-    effect: Effect | str
-    noise_floor: float | None  # for as many seeds
+    effect: Effect | str = NOT_PRINTED
+    noise_floor: float | None = None  # for as many seeds
     caveats: tuple[str, ...]  # why it is no figure to publish
     digits: int
     model: str
-    runs: tuple[str, ...]  # their folders
-    is_papers: bool  # the paper's models and benchmark; of others, levels do not compare
+    runs: tuple[str, ...] = ()  # their folders
+    is_papers: bool = True  # the paper's models and benchmark; of others, levels do not compare
 
 
 def build_artifact_table(artifact: Artifact, results: Path) -> Table:
@@ -78,7 +78,11 @@ def build_artifact_table(artifact: Artifact, results: Path) -> Table:
     """
     printed = artifact.printed_cells()
     runs = load_evaluated_runs(results)
-    rows = list(list_rows(artifact, printed, runs))
+    rows = [
+        row
+        for comparable, label in label_comparable(artifact, printed, runs)
+        for row in _rows_of_comparable(artifact, comparable, printed, label=label)
+    ]
     paper_rows = {row.key: row for row in rows if row.is_papers}
     failed = _failed_cells(artifact, results)
     lines = []
@@ -94,14 +98,6 @@ def build_artifact_table(artifact: Artifact, results: Path) -> Table:
         notes=[_count_cells(artifact, printed, paper_rows, failed), *_notes(artifact, rows, runs)],
         runs=tuple(sorted({folder for row in rows for folder in row.runs})),
     )
-
-
-def list_rows(
-    artifact: Artifact, printed: Cells, runs: Sequence[EvaluatedRun]
-) -> Iterator[ArtifactRow]:
-    """Yield a row for each sample group that is shown, by comparable groups."""
-    for comparable, label in label_comparable(artifact, printed, runs):
-        yield from _rows_of_comparable(artifact, comparable, printed, label=label)
 
 
 def label_comparable(
@@ -226,13 +222,9 @@ def _average_row(
         printed_effect=_printed_effect(artifact, printed, row, column),
         mean=average_means([part.mean for part in rows]),
         seeds="/".join(dict.fromkeys(part.seeds for part in rows)),
-        effect=NOT_PRINTED,
-        noise_floor=None,
         caveats=tuple(dict.fromkeys(caveat for part in rows for caveat in part.caveats)),
         digits=artifact.digits,
         model=rows[0].model,
-        runs=(),
-        is_papers=True,
     )
 
 

@@ -1,7 +1,7 @@
 """Evaluated runs: the settings that decided each, its scores by question, and groups of them."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from qlora_repro.stats.intervals import Array
 from qlora_repro.store.load import load_answers, load_origins, load_runs, load_settings
 
-Array = NDArray[np.float64]
 RunsBySeed = Mapping[int, "EvaluatedRun"]
 # of training, what is tuned for each method: runs are compared though they differ in it
 TUNED_PER_METHOD = (
@@ -177,6 +176,19 @@ def list_run_notes(records: pd.DataFrame) -> list[str]:
         *(f"{model}: {note}" for model, note in zip(notes["model"], notes["note"], strict=True)),
         *(f"{folder}: the code had uncommitted changes" for folder in dirty),
     ]
+
+
+def group_records(
+    records: pd.DataFrame, keys: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield (key, records) of those that agree in the keys, in the order met."""
+    if not records.empty:
+        yield from ((tuple(key), part) for key, part in records.groupby(list(keys), sort=False))
+
+
+def weighted_mean(records: pd.DataFrame, column: str, *, weights: str) -> float:
+    """Return the mean of a column, a record weighing as much as it is of; NaN where one is."""
+    return float(np.average(records[column].astype(float), weights=records[weights]))
 
 
 def list_folders(records: pd.DataFrame) -> tuple[str, ...]:

@@ -12,17 +12,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = {  # name -> its function; matplotlib is imported when a figure is drawn
-    "fig2_lora_coverage": "analysis.figures.fig2_lora_coverage:draw_figure",
-    "fig3_zeroshot_by_bits": "analysis.figures.fig3_zeroshot_by_bits:draw_figure",
-    "fig4_lora_rank": "analysis.figures.fig4_lora_rank:draw_figure",
-    "fig6_memory": "analysis.figures.fig6_memory:draw_figure",
-    "normality": "analysis.figures.normality:draw_figure",
-    "codebooks": "analysis.figures.data_types:draw_codebooks",
-    "error_by_blocksize": "analysis.figures.data_types:draw_error_by_blocksize",
-    "sram_quantiles": "analysis.figures.data_types:draw_sram_quantiles",
-}
-CAPTIONS = {
+CAPTIONS = {  # of every figure, in their order
     "fig2_lora_coverage": "Figure 2: a score by where LoRA goes, a point a seed; the paper's "
     "points on the left.",
     "fig3_zeroshot_by_bits": "Figure 3: mean zero-shot accuracy against the bits of the whole "
@@ -39,6 +29,11 @@ CAPTIONS = {
     "real weights.",
     "sram_quantiles": "How far means of chunks' quantiles are from the sample's own, against the "
     "chunks averaged.",
+}
+OF_DATA_TYPES = ("codebooks", "error_by_blocksize", "sram_quantiles")  # one module draws these
+# name -> its function; matplotlib is imported when a figure is drawn
+FIGURES = {name: f"analysis.figures.{name}:draw_figure" for name in CAPTIONS} | {
+    name: f"analysis.figures.data_types:draw_{name}" for name in OF_DATA_TYPES
 }
 
 

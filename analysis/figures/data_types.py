@@ -8,24 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from analysis.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    RED,
-    SKY,
-    new_figure,
-    style_axes,
-    style_of_type,
-)
+from analysis.figures import style
 from analysis.tables.data_types import load_quant_errors, relative_error
-from qlora_repro.errors import StoreError
 from qlora_repro.store.load import load_measurements
 
+PRESET = "data_types"
 BLOCKSIZE = 64  # the paper's
 MAX_LEVELS = 16  # types with more levels fill a number line, and are a hundred times finer
-CHUNK_STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "D"), (SKY, "v"))
+CHUNK_COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.SKY)
 
 
 def draw_codebooks(results: Path) -> Figure:
@@ -34,12 +24,11 @@ def draw_codebooks(results: Path) -> Figure:
     Raises:
         StoreError: No run has measured data types.
     """
-    codebooks = _load("codebooks", "codebooks", results)
-    lines = select_codebooks(codebooks)
-    figure = new_figure(height=1.2 + 0.36 * len(lines))
-    axes = style_axes(figure.subplots())
+    codebooks = load_measurements("codebooks", results)
+    lines = select_codebooks(style.require_records(codebooks, "codebooks", PRESET, results))
+    figure, (axes,) = style.new_panels(height=1.2 + 0.36 * len(lines))
     for height, line in enumerate(reversed(lines)):
-        colour, _ = style_of_type(line["dtype"]) if line["dtype"] else (BLACK, "")
+        colour = style.style_of_type(line["dtype"])[0] if line["dtype"] else style.BLACK
         axes.hlines(height, -1, 1, color="#BBBBBB", linewidth=0.8, zorder=1)
         axes.vlines(
             line["levels"], height - 0.28, height + 0.28, color=colour, linewidth=2.0, zorder=2
@@ -52,16 +41,7 @@ def draw_codebooks(results: Path) -> Figure:
     return figure
 
 
-def _load(kind: str, name: str, results: Path) -> pd.DataFrame:
-    records = load_measurements(kind, results)
-    if records.empty:
-        raise StoreError(
-            f"{results} has no {name}; python run.py experiments=data_types measures them"
-        )
-    return records
-
-
-def select_codebooks(codebooks: pd.DataFrame) -> list[dict[str, Any]]:
+def select_codebooks(codebooks: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return the lines: each type's own levels, then the optimal ones for normal weights."""
     codebooks = codebooks[codebooks["levels"].map(len) <= MAX_LEVELS]
     codebooks = codebooks.assign(key=codebooks["levels"].map(tuple))
@@ -74,15 +54,11 @@ def select_codebooks(codebooks: pd.DataFrame) -> list[dict[str, Any]]:
     best = best[best["dtype"] == f"optimum_{MAX_LEVELS}"]
     if len(best):
         best = best[best["blocksize"] == nearest_blocksize(best["blocksize"])]
-    lines = []
-    for row in registered.to_dict("records"):
-        sized_label = f"{row['dtype']},\nblocks of {row['blocksize']:.0f}"
-        label = row["dtype"] if pd.isna(row["blocksize"]) else sized_label
-        lines.append({"label": label, "dtype": row["dtype"], "levels": list(row["levels"])})
-    for row in best.to_dict("records"):
-        label = f"optimum for N(0,1),\nblocks of {row['blocksize']:.0f}"
-        lines.append({"label": label, "dtype": "", "levels": list(row["levels"])})
-    return lines
+    rows = pd.concat([registered, best.assign(dtype="")]).to_dict("records")
+    for row in rows:
+        of_size = "" if pd.isna(row["blocksize"]) else f",\nblocks of {row['blocksize']:.0f}"
+        row["label"] = (row["dtype"] or "optimum for N(0,1)") + of_size
+    return rows
 
 
 def nearest_blocksize(sizes: pd.Series, wanted: int = BLOCKSIZE) -> int:
@@ -103,15 +79,15 @@ def draw_error_by_blocksize(results: Path) -> Figure:
         StoreError: No run has measured data types.
     """
     errors = load_quant_errors(results)
-    if errors.empty:
-        _load("quant_errors", "errors of data types", results)
+    style.require_records(errors, "errors of data types", PRESET, results)
     errors = errors[(errors["levels"] <= MAX_LEVELS) & ~errors["dq"].astype(bool)]
     sources = list(errors["source"].unique())
-    figure, panels = _new_panels(len(sources), height=3.8)
+    width = 2.2 * len(sources) + 1.4
+    figure, panels = style.new_panels(len(sources), width=width, height=3.8, sharey=True)
     for axes, source in zip(panels, sources, strict=True):
         of_source = errors[errors["source"] == source]
         for dtype, of_type in of_source.groupby("dtype", sort=False):
-            colour, marker = style_of_type(str(dtype))
+            colour, marker = style.style_of_type(str(dtype))
             by_size = of_type.groupby("blocksize")[["relative", "n"]].apply(relative_error)
             values = 100 * by_size
             axes.plot(
@@ -123,8 +99,8 @@ def draw_error_by_blocksize(results: Path) -> Figure:
         axes.set_title(source.replace("_", " "), fontsize=10)
         axes.set_xlabel("block size")
     panels[0].set_ylabel("relative error, % of the weights' norm")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", frameon=False)
     return figure
 
 
@@ -136,31 +112,24 @@ def draw_sram_quantiles(results: Path) -> Figure:
     Raises:
         StoreError: No run has measured them.
     """
-    errors = _load("sram_quantiles", "SRAM quantiles", results)
+    errors = load_measurements("sram_quantiles", results)
+    style.require_records(errors, "SRAM quantiles", PRESET, results)
     errors = errors.drop_duplicates(["distribution", "chunk", "count"])
     distributions = list(errors["distribution"].unique())
-    figure, panels = _new_panels(len(distributions), height=3.2)
+    width = 2.2 * len(distributions) + 1.4
+    figure, panels = style.new_panels(len(distributions), width=width, height=3.2, sharey=True)
     for axes, distribution in zip(panels, distributions, strict=True):
         part = errors[(errors["distribution"] == distribution) & (errors["count"] > 1)]
-        for (colour, marker), (chunk, rows) in zip(
-            CHUNK_STYLES, part.sort_values("count").groupby("chunk"), strict=False
-        ):
+        chunks = part.sort_values("count").groupby("chunk")
+        for colour, marker, (chunk, rows) in zip(CHUNK_COLOURS, "os^Dv", chunks, strict=False):
             axes.plot(rows["count"], rows["mean"], color=colour, marker=marker, label=f"{chunk:,}")
         _use_log_scales(axes, part["count"])
         axes.set_title(str(distribution).replace("_", " "), fontsize=10)
         axes.set_xlabel("chunks averaged")
     panels[0].set_ylabel("mean absolute error,\nunits of the distribution")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="values a chunk", loc="outside right center", frameon=False
-    )
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, title="values a chunk", loc="outside right center", frameon=False)
     return figure
-
-
-def _new_panels(count: int, *, height: float) -> tuple[Figure, list[Axes]]:
-    figure = new_figure(width=2.2 * count + 1.4, height=height)
-    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    return figure, [style_axes(panel) for panel in panels]
 
 
 def _use_log_scales(axes: Axes, sizes: pd.Series, *, rotation: int = 0) -> None:

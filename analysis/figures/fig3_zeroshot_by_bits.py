@@ -4,9 +4,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis.figures.style import new_figure, style_axes, style_of_type
+from analysis.figures import style
 from analysis.tables.fig3_zeroshot_by_bits import STEM, label_model, load_points
-from qlora_repro.errors import StoreError
 from qlora_repro.store.load import type_name
 
 
@@ -17,15 +16,10 @@ def draw_figure(results: Path) -> Figure:
         StoreError: No untuned model has zero-shot scores.
     """
     points = load_points(results)
-    if points.empty:
-        raise StoreError(
-            f"{results} has no zero-shot scores of untuned models; python run.py "
-            f"experiments={STEM} makes them"
-        )
-    figure = new_figure(height=3.8)
-    axes = style_axes(figure.subplots())
+    style.require_records(points, "zero-shot scores of untuned models", STEM, results)
+    figure, (axes,) = style.new_panels(height=3.8)
     for (dtype, dq), part in points.sort_values("bits").groupby(["dtype", "dq"], sort=False):
-        colour, marker = style_of_type(str(dtype))
+        colour, marker = style.style_of_type(str(dtype))
         axes.errorbar(
             part["bits"],
             part["mean"],

@@ -1,16 +1,17 @@
 """Figure 6: stacked bars of memory by model size, the paper's beside the predicted ones."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_figure, style_axes
-from analysis.paper_tables import LLAMA_MODELS, load_grid
+from analysis.figures import style
 from analysis.tables.fig6_memory import STEM, compare_bars, load_like_plans
 from qlora_repro.errors import StoreError
 
-PARTS = {"model": BLUE, "adapters": ORANGE, "optimizer": GREEN, "gradients, activations": GREY}
+REST = "gradients, activations"  # what the paper leaves unlabelled
+PARTS = {"model": style.BLUE, "adapters": style.ORANGE, "optimizer": style.GREEN, REST: style.GREY}
 CARDS = (24, 48)  # GB
 WIDTH, GAP = 0.36, 0.2  # of a bar, and of the two bars' centres from the tick
 HATCHES = ("//", None)  # the paper's, ours
@@ -22,25 +23,20 @@ def draw_figure(results: Path) -> Figure:
     Raises:
         StoreError: nothing like the paper's runs was planned.
     """
-    plans = load_like_plans(results).to_dict("index")
-    printed = load_grid(STEM).to_dict("index")
-    models = [model for model in LLAMA_MODELS if model in plans]
-    if not models:
+    bars = compare_bars(load_like_plans(results))
+    if not bars:
         raise StoreError(
-            f"{results} has no plans of LLaMA; python run.py experiments=fig6_memory makes them"
+            f"{results} has no plans of LLaMA; python run.py experiments={STEM} makes them"
         )
-    figure = new_figure(height=4.2)
-    axes = style_axes(figure.subplots())
-    for position, model in enumerate(models):
-        bars = compare_bars(plans[model], printed[model])
+    figure, (axes,) = style.new_panels(height=4.2)
+    for position, compared in enumerate(bars.values()):
         for side, hatch in enumerate(HATCHES):
-            sizes = {bar: pair[side] for bar, pair in bars.items()}
-            _stack(axes, position + (2 * side - 1) * GAP, sizes, hatch=hatch)
+            sizes = {bar: pair[side] for bar, pair in compared.items()}
+            _stack_parts(axes, position + (2 * side - 1) * GAP, sizes, hatch=hatch)
     for card in CARDS:
-        axes.axhline(card, color=BLACK, linewidth=0.8, linestyle=":")
+        axes.axhline(card, color=style.BLACK, linewidth=0.8, linestyle=":")
         axes.annotate(f"{card} GB", (-0.5, card), va="bottom", fontsize=8)
-    names = [model.removeprefix("llama_").upper() for model in models]
-    axes.set_xticks(range(len(models)), names)
+    axes.set_xticks(range(len(bars)), [model.removeprefix("llama_").upper() for model in bars])
     axes.set_xlabel("LLaMA; left the paper (hatched), right predicted")
     axes.set_ylabel("memory, GB")
     handles = [axes.bar(0, 0, color=colour, label=part) for part, colour in PARTS.items()]
@@ -48,21 +44,12 @@ def draw_figure(results: Path) -> Figure:
     return figure
 
 
-def _stack(axes: Axes, x: float, sizes: dict[str, float], *, hatch: str | None) -> None:
+def _stack_parts(axes: Axes, x: float, sizes: dict[str, float], *, hatch: str | None) -> None:
     labelled = {part: sizes[part] for part in PARTS if part in sizes}
-    parts = labelled | {"gradients, activations": sizes["total"] - sum(labelled.values())}
+    edge: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.5}
     bottom = 0.0
-    for part, size in parts.items():
-        axes.bar(
-            x,
-            size,
-            WIDTH,
-            bottom=bottom,
-            color=PARTS[part],
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0.5,
-        )
+    for part, size in (labelled | {REST: sizes["total"] - sum(labelled.values())}).items():
+        axes.bar(x, size, WIDTH, bottom, color=PARTS[part], hatch=hatch, **edge)
         bottom += size
     boxed = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
     label = f"{sizes['total']:.1f}"

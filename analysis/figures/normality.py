@@ -10,31 +10,19 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from analysis.artifacts.runs import add_run_facts
-from analysis.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PINK,
-    RED,
-    SKY,
-    new_figure,
-    style_axes,
-)
-from qlora_repro.errors import StoreError
+from analysis.figures import style
 from qlora_repro.store.load import load_measurements
 
-ROLES: dict[str, tuple[str, str]] = {
-    "q": (BLUE, "o"),
-    "k": (SKY, "s"),
-    "v": (GREEN, "^"),
-    "qkv": (BLUE, "P"),
-    "o": (ORANGE, "D"),
-    "gate": (PINK, "v"),
-    "up": (RED, "X"),
-    "down": (BLACK, "*"),
-    "other": (GREY, "."),
+ROLES: dict[str, tuple[str, str]] = {  # of a weight -> (colour, marker)
+    "q": (style.BLUE, "o"),
+    "k": (style.SKY, "s"),
+    "v": (style.GREEN, "^"),
+    "qkv": (style.BLUE, "P"),
+    "o": (style.ORANGE, "D"),
+    "gate": (style.PINK, "v"),
+    "up": (style.RED, "X"),
+    "down": (style.BLACK, "*"),
+    "other": (style.GREY, "."),
 }
 
 
@@ -45,16 +33,12 @@ def draw_figure(results: Path) -> Figure:
         StoreError: No run has tested its weights.
     """
     tests = add_run_facts(load_measurements("normality", results), results)
-    if tests.empty:
-        raise StoreError(
-            f"{results} has no tests of normality; python run.py experiments=data_types makes them"
-        )
+    style.require_records(tests, "tests of normality", "data_types", results)
     model = tests["model"].iloc[0]
     weights = tests[(tests["model"] == model) & (tests["name"] != "")]
-    figure = new_figure(width=7.0, height=3.3)
-    left, right = figure.subplots(1, 2)
-    _draw_quantiles(style_axes(left), weights)
-    _draw_rejections(style_axes(right), weights)
+    figure, (left, right) = style.new_panels(2, width=7.0, height=3.3)
+    _draw_quantiles(left, weights)
+    _draw_rejections(right, weights)
     left.set_title("standardized rows", fontsize=10)
     right.set_title(str(model), fontsize=10)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", frameon=False)
@@ -64,7 +48,7 @@ def draw_figure(results: Path) -> Figure:
 def _draw_quantiles(axes: Axes, tests: pd.DataFrame) -> None:
     known = tests[tests["quantiles"].map(len) > 0]
     normal = stats.norm.ppf(np.array(known["probabilities"].iloc[0]))
-    axes.plot(normal, normal, color=GREY, linestyle="--", linewidth=1)
+    axes.plot(normal, normal, color=style.GREY, linestyle="--", linewidth=1)
     for role, part in known[known["source"] == "weights"].groupby("role", sort=False):
         colour, marker = ROLES[str(role)]
         mean = np.average(np.array(part["quantiles"].tolist()), axis=0, weights=part["rows"])
@@ -79,7 +63,7 @@ def _draw_rejections(axes: Axes, tests: pd.DataFrame) -> None:
         shares = 100 * part.groupby("layer")["rejected"].mean()
         axes.plot(shares.index, shares, color=colour, marker=marker, markersize=4, label=str(role))
     synthetic = 100 * tests[tests["source"] == "normal"].groupby("layer")["rejected"].mean()
-    axes.plot(synthetic.index, synthetic, color=GREY, linestyle="--", label="normal rows")
+    axes.plot(synthetic.index, synthetic, color=style.GREY, linestyle="--", label="normal rows")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer")

@@ -1,4 +1,4 @@
-"""What figures share: colours and markers by data type, empty figures, panels of runs.
+"""What figures share: colours and markers by data type, empty panels, panels of runs.
 
 Colours and markers are told apart in black and white too.
 """
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from analysis.artifacts.artifact import Artifact
 from analysis.artifacts.effects import seed_means
 from analysis.artifacts.render import label_comparable, list_caveats
 from analysis.artifacts.runs import load_evaluated_runs
+from qlora_repro.errors import StoreError
 
 # Okabe and Ito's palette, which the colour-blind can tell apart
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -31,6 +33,9 @@ TYPES: dict[str, tuple[str, str]] = {  # data type -> (colour, marker)
     "bf16": (BLACK, "*"),
     "fp32": (BLACK, "h"),
 }
+Points = Mapping[str, NDArray[np.float64]]  # row -> a mean a seed, (S,)
+MAX_PANELS = 5  # of runs
+TITLE_WIDTH = 28  # letters over a panel
 
 
 def style_of_type(dtype: str) -> tuple[str, str]:
@@ -42,22 +47,28 @@ def style_of_type(dtype: str) -> tuple[str, str]:
     return TYPES.get(dtype, (GREY, "."))
 
 
-def new_figure(*, width: float = 6.5, height: float = 4.0) -> Figure:
-    """Return an empty figure, sizes in inches; 6.5 is the width of a printed page's text."""
-    return Figure(figsize=(width, height), layout="constrained")
+def new_panels(
+    count: int = 1, *, width: float = 6.5, height: float = 4.0, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with empty panels side by side, and these.
+
+    Sizes are in inches; 6.5 is the width of a printed page's text. Panels lack the frame's upper
+    and right side, and have a light grid behind the data.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, panels
 
 
-def style_axes(axes: Axes) -> Axes:
-    """Take away the frame's upper and right side, and draw a light grid behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return axes
-
-
-Points = Mapping[str, NDArray[np.float64]]  # row -> a mean a seed, (S,)
-MAX_PANELS = 5  # of runs
-TITLE_WIDTH = 28  # letters over a panel
+def require_records(records: pd.DataFrame, what: str, preset: str, results: Path) -> pd.DataFrame:
+    """Return the records; StoreError, which says what makes them, where there are none."""
+    if records.empty:
+        raise StoreError(f"{results} has no {what}; python run.py experiments={preset} makes them")
+    return records
 
 
 def load_panels(artifact: Artifact, results: Path) -> list[tuple[str, Points]]:
@@ -81,6 +92,6 @@ def load_panels(artifact: Artifact, results: Path) -> list[tuple[str, Points]]:
     return panels[:MAX_PANELS]
 
 
-def wrap_title(label: str) -> str:
-    """Return a label broken into lines that fit over a panel."""
-    return textwrap.fill(label, TITLE_WIDTH)
+def set_title(axes: Axes, label: str) -> None:
+    """Write a label over a panel, broken into lines that fit there."""
+    axes.set_title(textwrap.fill(label, TITLE_WIDTH), fontsize=8)

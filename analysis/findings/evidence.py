@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from analysis.artifacts.runs import (
@@ -23,17 +22,18 @@ from analysis.paper_tables import LLAMA_MODELS, load_grid
 from qlora_repro.config.paths import CRITERIA
 from qlora_repro.config.registry import FULL_PRECISION
 from qlora_repro.records import PERPLEXITY
-from qlora_repro.stats.estimates import Noise, levels_with_repeats
+from qlora_repro.stats.estimates import Noise, estimate_mean, levels_with_repeats
 from qlora_repro.stats.hypothesis_tests import (
     Comparison,
     ComparisonInfo,
     MissingComparison,
     Part,
+    assess_equivalence,
     assess_larger_spread,
     assess_paired_superiority,
 )
+from qlora_repro.stats.intervals import Array
 
-Array = NDArray[np.float64]
 CROSSED_TEST = "t over seeds and questions"
 
 
@@ -151,11 +151,43 @@ def assess_pairs(
     )
 
 
-TABLE3, TABLE4 = "table3_glue_superni_by_dtype", "table4_mmlu_by_dtype"
 TABLE5 = "table5_mmlu_by_dataset"
-T5_MODELS = ("t5_80m", "t5_250m", "t5_780m", "t5_3b", "t5_11b")
-MMLU_CELLS = tuple(f"{model} {data}" for model in LLAMA_MODELS for data in ("alpaca", "flan_v2"))
-CELLS_OF_TABLE4, SIZES_OF_T5 = "cells of Table 4", "sizes of T5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintedScores:
+    """Scores that one table of the paper prints, a row a method, in the cells that are compared."""
+
+    artifact: str
+    columns: tuple[str, ...]
+    of: str  # what the n of a comparison counts
+    margin: str  # a key of margins
+    noise: Callable[[], Noise]
+
+    def row(self, method: str) -> Array:
+        """Return the scores of one method, (N,)."""
+        return printed_row(self.artifact, method, self.columns)
+
+    def assess_gains(
+        self, part: str, gains: Array, criteria: Criteria, *, notes: tuple[str, ...] = ()
+    ) -> Comparison:
+        """Ask whether differences of rows are above zero."""
+        about = replace(self._describe(part, gains, criteria), notes=notes)
+        return assess_pairs(gains, about, criteria, floor=self.noise().floor(len(gains)))
+
+    def assess_equivalence(self, part: str, differences: Array, criteria: Criteria) -> Comparison:
+        """Ask whether differences of rows are within the margin."""
+        return assess_equivalence(
+            estimate_mean(differences),
+            self._describe(part, differences, criteria),
+            margin=criteria.margins[self.margin].value,
+            test="paired t",
+            floor=self.noise().floor(len(differences)),
+        )
+
+    def _describe(self, part: str, differences: Array, criteria: Criteria) -> ComparisonInfo:
+        unit = criteria.margins[self.margin].unit
+        return ComparisonInfo(part=part, unit=unit, n=len(differences), of=self.of)
 
 
 def printed_row(artifact: str, row: str, columns: Sequence[str] | None = None) -> Array:
@@ -168,20 +200,32 @@ def printed_row(artifact: str, row: str, columns: Sequence[str] | None = None) -
 def printed_mmlu_noise() -> Noise:
     """Return how far cells that the paper prints twice, in Tables 4 and 5, are apart."""
     table5 = load_grid(TABLE5)
-    again = [table5.loc[data, model] for model, data in map(str.split, MMLU_CELLS)]
-    apart = printed_row(TABLE4, "nf4 + dq", MMLU_CELLS) - np.array(again, dtype=np.float64)
+    again = [table5.loc[data, model] for model, data in map(str.split, MMLU.columns)]
+    apart = MMLU.row("nf4 + dq") - np.array(again, dtype=np.float64)
     return Noise(variance=float((apart**2).mean()), df=len(apart))
 
 
 def printed_rouge_noise() -> Noise:
     """Return how far 16-bit full fine-tuning is from its replication, in Table 3."""
-    published, replicated = (
-        printed_row(TABLE3, f"bf16 {which}", T5_MODELS) for which in ("published", "replication")
-    )
-    apart = (published - replicated)[~np.isnan(published - replicated)]
+    apart = ROUGE.row("bf16 published") - ROUGE.row("bf16 replication")
+    apart = apart[~np.isnan(apart)]
     return Noise(variance=float((apart**2).mean()), df=len(apart))
 
 
+MMLU = PrintedScores(
+    artifact="table4_mmlu_by_dtype",
+    columns=tuple(f"{model} {data}" for model in LLAMA_MODELS for data in ("alpaca", "flan_v2")),
+    of="cells of Table 4",
+    margin="mmlu",
+    noise=printed_mmlu_noise,
+)
+ROUGE = PrintedScores(
+    artifact="table3_glue_superni_by_dtype",
+    columns=("t5_80m", "t5_250m", "t5_780m", "t5_3b", "t5_11b"),
+    of="sizes of T5",
+    margin="rouge",
+    noise=printed_rouge_noise,
+)
 POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}  # of the system that is shown first
 RELEASED_JUDGE = "gpt-4"
 NOT_LANGUAGE_MODELS = ("reference",)  # a judge that compares with a right answer
@@ -211,20 +255,24 @@ def score_systems(verdicts: pd.DataFrame, *, names: str = "") -> pd.DataFrame:
     return pd.concat(sides, ignore_index=True)
 
 
+def mean_points(verdicts: pd.DataFrame, *, names: str = "") -> pd.Series:
+    """Return system -> mean points over verdicts; arguments as in `score_systems`."""
+    if verdicts.empty:
+        return pd.Series(dtype="float64")
+    return score_systems(verdicts, names=names).groupby("system")["points"].mean()
+
+
 def score_out_of_ten(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Return GPT-4's mean score of a system on a question over both orders, (Q, systems)."""
     scored = verdicts[(verdicts["protocol"] == "score10") & (verdicts["judge"] == RELEASED_JUDGE)]
     sides = [
-        pd.DataFrame(
-            {
-                "question": scored["question"].astype("str"),
-                "system": scored[side].astype("str"),
-                "score": scored[f"score_{side}"].astype(np.float64),
-            }
+        scored[["question", side, f"score_{side}"]].set_axis(
+            ["question", "system", "score"], axis=1
         )
         for side in ("first", "second")
     ]
-    return pd.concat(sides).pivot_table("score", index="question", columns="system")
+    typed = pd.concat(sides).astype({"question": "str", "system": "str", "score": np.float64})
+    return typed.pivot_table("score", index="question", columns="system")
 
 
 def assess_chat_scores(
@@ -232,15 +280,8 @@ def assess_chat_scores(
 ) -> Part:
     """Ask whether differences of chat scores, one a question, are above zero."""
     values = differences.dropna().to_numpy(np.float64)
-    notes = (note,) if note else ()
-    about = ComparisonInfo(
-        part=part,
-        unit="points of ten",
-        n=len(values),
-        of="questions",
-        required=required,
-        notes=notes,
-    )
+    about = ComparisonInfo(part=part, unit="points of ten", n=len(values), of="questions")
+    about = replace(about, required=required, notes=(note,) if note else ())
     return assess_pairs(values, about, criteria)
 
 

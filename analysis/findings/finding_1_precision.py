@@ -11,30 +11,17 @@ import pandas as pd
 
 from analysis.artifacts.runs import EvaluatedRun
 from analysis.findings.evidence import (
-    CELLS_OF_TABLE4,
     CROSSED_TEST,
-    MMLU_CELLS,
+    MMLU,
     QLORA,
-    SIZES_OF_T5,
-    T5_MODELS,
-    TABLE3,
-    TABLE4,
-    Array,
+    ROUGE,
     Criteria,
     Evidence,
     TunedMethods,
     group_tuned_methods,
-    printed_mmlu_noise,
-    printed_rouge_noise,
     printed_row,
 )
-from qlora_repro.stats.estimates import (
-    Noise,
-    estimate_crossed_mean,
-    estimate_group_difference,
-    estimate_mean,
-    pool_noise,
-)
+from qlora_repro.stats.estimates import estimate_crossed_mean, estimate_group_difference, pool_noise
 from qlora_repro.stats.hypothesis_tests import (
     ComparisonInfo,
     MissingComparison,
@@ -47,28 +34,21 @@ RIVALS = ("16-bit LoRA", "full fine-tuning")
 
 def evidence_from_paper(_verdicts: pd.DataFrame, criteria: Criteria) -> Evidence:
     """Return the paper's comparisons of NF4 + DQ with 16-bit LoRA and full fine-tuning."""
-    mmlu = printed_row(TABLE4, "nf4 + dq", MMLU_CELLS) - printed_row(TABLE4, "bf16", MMLU_CELLS)
-    nf4 = printed_row(TABLE3, "qlora nf4 + dq", T5_MODELS)
-    full = printed_row(TABLE3, "bf16 replication", T5_MODELS)
-    full = np.where(np.isnan(full), printed_row(TABLE3, "bf16 published", T5_MODELS), full)
-    lora = printed_row(TABLE3, "lora bf16", T5_MODELS)
-    rouge = "Super-NaturalInstructions (Table 3)"
+    nf4, lora = ROUGE.row("qlora nf4 + dq"), ROUGE.row("lora bf16")
+    full = ROUGE.row("bf16 replication")
+    full = np.where(np.isnan(full), ROUGE.row("bf16 published"), full)
     return Evidence(
         finding=1,
         parts=(
-            _assess_printed(
+            MMLU.assess_equivalence(
                 "NF4 + DQ against 16-bit LoRA, MMLU (Table 4)",
-                mmlu,
-                CELLS_OF_TABLE4,
-                ("mmlu", printed_mmlu_noise()),
+                MMLU.row("nf4 + dq") - MMLU.row("bf16"),
                 criteria,
             ),
             *(
-                _assess_printed(
-                    f"NF4 + DQ against {rival}, {rouge}",
+                ROUGE.assess_equivalence(
+                    f"NF4 + DQ against {rival}, Super-NaturalInstructions (Table 3)",
                     nf4 - scores,
-                    SIZES_OF_T5,
-                    ("rouge", printed_rouge_noise()),
                     criteria,
                 )
                 for rival, scores in zip(RIVALS, (lora, full), strict=True)
@@ -79,20 +59,6 @@ def evidence_from_paper(_verdicts: pd.DataFrame, criteria: Criteria) -> Evidence
             "no LLaMA was fully fine-tuned for MMLU, and NF4 was not run on GLUE",
             "T5-11B: every adapter row of Table 3 is 1.1 to 1.3 below full fine-tuning",
         ),
-    )
-
-
-def _assess_printed(
-    part: str, differences: Array, units: str, held_to: tuple[str, Noise], criteria: Criteria
-) -> Part:
-    """Ask whether printed differences are within a margin; `held_to`: its name, and the noise."""
-    margin, noise = criteria.margins[held_to[0]], held_to[1]
-    return assess_equivalence(
-        estimate_mean(differences),
-        ComparisonInfo(part=part, unit=margin.unit, n=len(differences), of=units),
-        margin=margin.value,
-        test="paired t",
-        floor=noise.floor(len(differences)),
     )
 
 

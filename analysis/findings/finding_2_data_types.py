@@ -5,28 +5,21 @@ margin. The paper has it in Tables 2 to 4; runs of ours come from
 experiments/table2_perplexity_by_dtype.yaml and, after tuning, from finding1_precision.yaml.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from analysis.artifacts.runs import EvaluatedRun, group_runs, score_matrices
 from analysis.findings.evidence import (
-    CELLS_OF_TABLE4,
     CROSSED_TEST,
-    MMLU_CELLS,
+    MMLU,
     QLORA,
-    SIZES_OF_T5,
-    T5_MODELS,
-    TABLE3,
-    TABLE4,
+    ROUGE,
     Criteria,
     Evidence,
     assess_pairs,
     group_tuned_methods,
-    printed_mmlu_noise,
-    printed_rouge_noise,
-    printed_row,
 )
 from qlora_repro.records import LOSS, PERPLEXITY
 from qlora_repro.stats.estimates import estimate_crossed_mean, estimate_mean, pool_noise
@@ -46,23 +39,18 @@ Pair = tuple[EvaluatedRun, EvaluatedRun]
 
 def evidence_from_paper(_verdicts: pd.DataFrame, criteria: Criteria) -> Evidence:
     """Return the paper's comparisons of NF4 with FP4, and what it does not print."""
-    mmlu = printed_row(TABLE4, "nf4 + dq", MMLU_CELLS) - printed_row(TABLE4, "fp4", MMLU_CELLS)
-    nf4, fp4 = (printed_row(TABLE3, f"qlora {dtype}", T5_MODELS) for dtype in ("nf4 + dq", "fp4"))
-    of_mmlu = ComparisonInfo(
-        part="NF4 + DQ over FP4, MMLU (Table 4)", unit="points", n=len(mmlu), of=CELLS_OF_TABLE4
-    )
-    of_rouge = ComparisonInfo(
-        part="NF4 + DQ over FP4, Super-NaturalInstructions (Table 3)",
-        unit="RougeL points",
-        n=len(nf4),
-        of=SIZES_OF_T5,
-    )
     return Evidence(
         finding=2,
         parts=(
-            assess_pairs(mmlu, of_mmlu, criteria, floor=printed_mmlu_noise().floor(len(mmlu))),
-            assess_pairs(
-                nf4 - fp4, of_rouge, criteria, floor=printed_rouge_noise().floor(len(nf4))
+            MMLU.assess_gains(
+                "NF4 + DQ over FP4, MMLU (Table 4)",
+                MMLU.row("nf4 + dq") - MMLU.row("fp4"),
+                criteria,
+            ),
+            ROUGE.assess_gains(
+                "NF4 + DQ over FP4, Super-NaturalInstructions (Table 3)",
+                ROUGE.row("qlora nf4 + dq") - ROUGE.row("qlora fp4"),
+                criteria,
             ),
             MissingComparison(
                 part="NF4 over Int4, perplexity (Table 2)",
@@ -143,18 +131,16 @@ def _compare_pair(question: str, pair: Pair | None, model: str, criteria: Criter
     return assess_pairs(gains, about, criteria)
 
 
-def _compare_tuned(runs: Sequence[EvaluatedRun], criteria: Criteria) -> list[Part]:
-    parts: list[Part] = []
+def _compare_tuned(runs: Sequence[EvaluatedRun], criteria: Criteria) -> Iterator[Part]:
+    """Yield a part a score that both types have after tuning; none counts for the finding."""
     for tuned in group_tuned_methods(runs):
         if RIVAL not in tuned.runs:
             continue
-        for _, about, matrices in tuned.compare_scores(
-            f"{QLORA} over {RIVAL}", (QLORA, RIVAL), criteria
-        ):
+        question = f"{QLORA} over {RIVAL}"
+        for _, about, matrices in tuned.compare_scores(question, (QLORA, RIVAL), criteria):
             seeds = matrices[0].shape[0]
             if seeds >= criteria.fewest_seeds:
-                estimate = estimate_crossed_mean(matrices[0] - matrices[1])
+                gains = estimate_crossed_mean(matrices[0] - matrices[1])
                 floor = pool_noise(matrices).floor(seeds)
                 beside = replace(about, required=False)
-                parts.append(assess_superiority(estimate, beside, test=CROSSED_TEST, floor=floor))
-    return parts
+                yield assess_superiority(gains, beside, test=CROSSED_TEST, floor=floor)

@@ -6,21 +6,17 @@ two sizes, each in NF4 and BF16.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from analysis.artifacts.runs import EvaluatedRun, group_runs, score_matrices
 from analysis.findings.evidence import (
-    CELLS_OF_TABLE4,
-    MMLU_CELLS,
-    TABLE4,
+    MMLU,
     Criteria,
     Evidence,
     assess_chat_scores,
     assess_pairs,
-    printed_mmlu_noise,
-    printed_row,
     score_out_of_ten,
 )
 from qlora_repro.config.registry import FULL_PRECISION
@@ -33,20 +29,16 @@ def evidence_from_paper(verdicts: pd.DataFrame, criteria: Criteria) -> Evidence:
 
     Beside it stand chat scores of a 33B model at 4 bits (21 GB) and a 13B one at 16 (26 GB).
     """
-    smaller, larger = MMLU_CELLS[:-2], MMLU_CELLS[2:]
-    gains = printed_row(TABLE4, "nf4 + dq", larger) - printed_row(TABLE4, "bf16", smaller)
-    about = ComparisonInfo(
-        part="next larger LLaMA at 4 bits over the smaller at 16, MMLU (Table 4)",
-        unit="points",
-        n=len(gains),
-        of=CELLS_OF_TABLE4,
-        notes=("weights of the larger take about half as much; 8 bits were not run",),
-    )
     chat = score_out_of_ten(verdicts)
     return Evidence(
         finding=3,
         parts=(
-            assess_pairs(gains, about, criteria, floor=printed_mmlu_noise().floor(len(gains))),
+            MMLU.assess_gains(
+                "next larger LLaMA at 4 bits over the smaller at 16, MMLU (Table 4)",
+                MMLU.row("nf4 + dq")[2:] - MMLU.row("bf16")[:-2],  # two cells a size
+                criteria,
+                notes=("weights of the larger take about half as much; 8 bits were not run",),
+            ),
             assess_chat_scores(
                 chat["guanaco-33b"] - chat["vicuna-13b"],
                 "Guanaco 33B at 4 bits over Vicuna 13B at 16, chat scores (Table 6)",
@@ -94,8 +86,9 @@ def model_family(model: str) -> str:
     return re.sub(r"_\d+[bm]\d*", "", model)
 
 
-def _compare_accuracies(large: EvaluatedRun, small: EvaluatedRun, criteria: Criteria) -> list[Part]:
-    parts: list[Part] = []
+def _compare_accuracies(
+    large: EvaluatedRun, small: EvaluatedRun, criteria: Criteria
+) -> Iterator[Part]:
     for score in criteria.scores:
         matrices = score_matrices([{0: large}, {0: small}], score.task, score.name)
         if score.task == PERPLEXITY or not matrices or matrices[0].shape[1] < 2:
@@ -108,5 +101,4 @@ def _compare_accuracies(large: EvaluatedRun, small: EvaluatedRun, criteria: Crit
             of="questions",
             notes=(f"{large.model_bits / 8e9:.2f} GB against {small.model_bits / 8e9:.2f} GB",),
         )
-        parts.append(assess_pairs(gains, about, criteria))
-    return parts
+        yield assess_pairs(gains, about, criteria)

@@ -12,7 +12,6 @@ import pandas as pd
 from analysis.artifacts.runs import EvaluatedRun, group_runs
 from analysis.findings.evidence import (
     BILLIONS,
-    Array,
     Criteria,
     Evidence,
     assess_chat_scores,
@@ -28,6 +27,7 @@ from qlora_repro.stats.hypothesis_tests import (
     Part,
     assess_larger_spread,
 )
+from qlora_repro.stats.intervals import Array
 
 DATASETS = ("chip2", "unnatural", "flan_v2")
 ROWS = ("50000", "100000", "150000")

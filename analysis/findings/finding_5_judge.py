@@ -18,6 +18,7 @@ from analysis.findings.evidence import (
     Criteria,
     Evidence,
     assess_pairs,
+    mean_points,
     score_systems,
     verdicts_on_runs,
 )
@@ -78,8 +79,9 @@ def _assess_judge(verdicts: pd.DataFrame, judge: str, criteria: Criteria) -> lis
 
 def _agreement_on_systems(judged: pd.DataFrame, humans: pd.DataFrame, judge: str) -> Part:
     part = f"{judge} and humans rank systems alike"
-    means = [score_systems(of).groupby("system")["points"].mean() for of in (judged, humans)]
-    both = pd.concat(means, axis=1, join="inner", keys=["judge", "humans"])
+    both = pd.concat(
+        {"judge": mean_points(judged), "humans": mean_points(humans)}, axis=1, join="inner"
+    )
     if len(both) < FEWEST_SYSTEMS:
         needs = f"human verdicts on {FEWEST_SYSTEMS} systems or more; there are {len(both)}"
         return MissingComparison(part=part, needs=needs)

@@ -17,8 +17,8 @@ from analysis.findings.evidence import (
     TABLE5,
     Criteria,
     Evidence,
+    mean_points,
     score_out_of_ten,
-    score_systems,
     verdicts_on_runs,
 )
 from analysis.paper_tables import LLAMA_MODELS, load_grid
@@ -29,6 +29,7 @@ from qlora_repro.stats.hypothesis_tests import (
     Part,
     assess_rank_correlation,
 )
+from qlora_repro.stats.intervals import Array
 
 FEWEST_DATASETS = 5  # a rank correlation of fewer has no interval
 SAME = ("model", "dtype", "dq", "lora.target", "lora.r")  # of the base that data are tuned on
@@ -61,25 +62,16 @@ def evidence_from_paper(verdicts: pd.DataFrame, criteria: Criteria) -> Evidence:
         of="datasets",
         notes=(f"by size: {by_size}",),
     )
-    rho = spearman_rho(mmlu.mean(axis=1), scores.mean(axis=1))
-    bound = criteria.same_order
-    return Evidence(
-        finding=6,
-        parts=(
-            assess_rank_correlation(rho, about, bound=bound, above=False),
-            _vicuna_against_oa(verdicts, criteria),
-        ),
-    )
+    means = np.column_stack([mmlu.mean(axis=1), scores.mean(axis=1)])
+    parts = _compare_orders(means, about, criteria), _vicuna_against_oa(verdicts, criteria)
+    return Evidence(finding=6, parts=parts)
 
 
 def _vicuna_against_oa(verdicts: pd.DataFrame, criteria: Criteria) -> Part:
     pairwise = verdicts["protocol"] == "three_class"
     judged = verdicts[pairwise & (verdicts["judge"] == RELEASED_JUDGE)]
-    means = [
-        score_systems(judged[judged["benchmark"] == name]).groupby("system")["points"].mean()
-        for name in ("vicuna", "oa")
-    ]
-    both = pd.concat(means, axis=1, join="inner")
+    points = [mean_points(judged[judged["benchmark"] == name]) for name in ("vicuna", "oa")]
+    both = pd.concat(points, axis=1, join="inner").to_numpy(np.float64)
     about = ComparisonInfo(
         part="GPT-4's order of systems on Vicuna and on OA questions",
         unit="rho",
@@ -87,7 +79,12 @@ def _vicuna_against_oa(verdicts: pd.DataFrame, criteria: Criteria) -> Part:
         of="systems",
         required=False,
     )
-    rho = spearman_rho(*both.to_numpy(np.float64).T)
+    return _compare_orders(both, about, criteria)
+
+
+def _compare_orders(scores: Array, about: ComparisonInfo, criteria: Criteria) -> Part:
+    """Ask whether two scores of each system or data set, (N, 2), order them otherwise."""
+    rho = spearman_rho(scores[:, 0], scores[:, 1])
     return assess_rank_correlation(rho, about, bound=criteria.same_order, above=False)
 
 
@@ -96,13 +93,7 @@ def parts_from_runs(
 ) -> list[Part]:
     """Return accuracy against chat points over data sets that one base was tuned on."""
     accuracy = criteria.accuracy_benchmark
-    run_verdicts = verdicts_on_runs(verdicts)
-    points = (
-        score_systems(run_verdicts, names="run_")
-        if len(run_verdicts)
-        else pd.DataFrame(columns=["system"])
-    )
-    chat = points.groupby("system")["points"].mean() if len(points) else pd.Series(dtype="float64")
+    chat = mean_points(verdicts_on_runs(verdicts), names="run_")
     parts: list[Part] = []
     tuned = [run for run in runs if run.is_tuned]
     for group in group_runs(tuned, lambda run: [run.setting(path) for path in SAME]):
@@ -122,9 +113,6 @@ def parts_from_runs(
                 n=len(means),
                 of="datasets",
             )
-            rho = spearman_rho(means["accuracy"].to_numpy(), means["chat"].to_numpy())
-            parts.append(
-                assess_rank_correlation(rho, about, bound=criteria.same_order, above=False)
-            )
+            parts.append(_compare_orders(means.to_numpy(np.float64), about, criteria))
     needs = f"{accuracy.task} and verdicts on one base tuned on {FEWEST_DATASETS} data sets or more"
     return parts or [MissingComparison(part="an accuracy benchmark and chat points", needs=needs)]

@@ -6,7 +6,8 @@ experiments/finding7_placement.yaml makes runs of ours.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,6 @@ import pandas as pd
 from analysis.artifacts.runs import EvaluatedRun, group_runs, shared_training_settings
 from analysis.findings.evidence import (
     CROSSED_TEST,
-    Array,
     Criteria,
     Evidence,
     FactorGrid,
@@ -38,6 +38,7 @@ from qlora_repro.stats.hypothesis_tests import (
     assess_larger_spread,
     assess_superiority,
 )
+from qlora_repro.stats.intervals import Array
 
 PLACEMENTS = ("all", "ffn", "attention")
 ALL = "all"
@@ -135,24 +136,16 @@ def _compare_controls(grid: FactorGrid, model: str, criteria: Criteria) -> list[
 
 def _compare_controls_by_score(
     grid: FactorGrid, scored: tuple[MarginScore, Array], model: str, criteria: Criteria
-) -> list[Part]:
+) -> Iterator[Part]:
     score, cells = scored  # (rows, columns, S, Q)
-    margin, seeds = criteria.margins[score.margin], cells.shape[2]
-    noise = pool_noise(list(cells.reshape(-1, *cells.shape[2:])))
+    margin, (seeds, questions) = criteria.margins[score.margin], cells.shape[2:]
+    noise = pool_noise(list(cells.reshape(-1, seeds, questions)))
     floor = noise.floor(seeds)
-    parts: list[Part] = []
 
-    def describe(
-        part: str, *, required: bool = True, notes: tuple[str, ...] = ()
-    ) -> ComparisonInfo:
+    def describe(part: str, **more: Any) -> ComparisonInfo:
+        named = f"{part}, {model}, {score.task}"
         return ComparisonInfo(
-            part=f"{part}, {model}, {score.task}",
-            unit=margin.unit,
-            n=cells.shape[3],
-            of="questions",
-            seeds=seeds,
-            required=required,
-            notes=notes,
+            part=named, unit=margin.unit, n=questions, of="questions", seeds=seeds, **more
         )
 
     def cell(row: str, rank: str) -> Array:
@@ -164,20 +157,16 @@ def _compare_controls_by_score(
         part = f"all layers over {row} with no fewer parameters"
         matched = match_parameters(grid, row)
         if matched is None:
-            needs = f"a larger rank of {row}"
-            parts.append(MissingComparison(part=describe(part).part, needs=needs))
+            yield MissingComparison(part=describe(part).part, needs=f"a larger rank of {row}")
             continue
         wide, narrow, note = matched
         gains = estimate_crossed_mean(cell(ALL, wide) - cell(row, narrow), noise)
         about = describe(part, notes=(note,))
-        parts.append(assess_superiority(gains, about, test=CROSSED_TEST, floor=floor))
-    ranks = sorted(grid.columns, key=int)
-    change = estimate_crossed_mean(cell(ALL, ranks[-1]) - cell(ALL, ranks[0]), noise)
-    about = describe(f"r = {ranks[-1]} against r = {ranks[0]}, all layers", required=False)
-    parts.append(
-        assess_equivalence(change, about, margin=margin.value, test=CROSSED_TEST, floor=floor)
-    )
-    return parts
+        yield assess_superiority(gains, about, test=CROSSED_TEST, floor=floor)
+    lowest, *_, highest = sorted(grid.columns, key=int)
+    change = estimate_crossed_mean(cell(ALL, highest) - cell(ALL, lowest), noise)
+    about = describe(f"r = {highest} against r = {lowest}, all layers", required=False)
+    yield assess_equivalence(change, about, margin=margin.value, test=CROSSED_TEST, floor=floor)
 
 
 def match_parameters(grid: FactorGrid, row: str) -> tuple[str, str, str] | None:

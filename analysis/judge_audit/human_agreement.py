@@ -147,26 +147,29 @@ def self_preference(judged: JudgeVerdicts) -> AuditSection:
         judge=POINTS[codes[both_orders].astype(int)].mean(axis=1),
         people=POINTS[comparison.majority[both_orders]],
     )
-    rows, facts = [], {}
+    estimates = {}
     for name in judged.systems:
         first, second = items[items["first"] == name], items[items["second"] == name]
         points = ["judge", "people"]
         part = pd.concat([first, second.assign(**{by: 1 - second[by] for by in points})])
-        if part.empty:
-            continue
-        estimates = {by: judged.estimate_share(part, part[by]) for by in points}
-        estimates["beyond"] = judged.estimate_mean(part, part["judge"] - part["people"])
-        rows.append(
+        if not part.empty:
+            estimates[name] = {by: judged.estimate_share(part, part[by]) for by in points} | {
+                "beyond": judged.estimate_mean(part, part["judge"] - part["people"])
+            }
+    ordered = sorted(estimates, key=lambda name: -(estimates[name]["beyond"].value or 0.0))
+    frame = pd.DataFrame(
+        [
             {
                 "system": f"{name} (the judge)" if name == judged.judge else name,
-                "n": f"{estimates['judge'].n:,}",
-                "points by the judge, %": format_percent(estimates["judge"]),
-                "by the human majority, %": format_percent(estimates["people"]),
-                "beyond, points %": format_percent(estimates["beyond"], sign=True),
+                "n": f"{estimates[name]['judge'].n:,}",
+                "points by the judge, %": format_percent(estimates[name]["judge"]),
+                "by the human majority, %": format_percent(estimates[name]["people"]),
+                "beyond, points %": format_percent(estimates[name]["beyond"], sign=True),
                 **_elo_columns(judged.ranking, comparison.ranking, name),
             }
-        )
-        facts[name] = as_facts(estimates)
+            for name in ordered
+        ]
+    )
     notes = [
         "The same matches, the judge's mean over both orders. Points sum to a constant, so what "
         "one system gains others lose.",
@@ -174,14 +177,15 @@ def self_preference(judged: JudgeVerdicts) -> AuditSection:
         "each other, which spreads systems further apart: this bounds self-preference, and does "
         "not prove it.",
     ]
-    order = np.argsort([-(facts[name]["beyond"]["value"] or 0.0) for name in facts], kind="stable")
-    judge = next(row for row in rows if row["system"].startswith(f"{judged.judge} ("))
-    headline = (
-        f"The judge gives itself {judge['beyond, points %']} points beyond people "
-        f"(n = {judge['n']})"
+    beyond = estimates[judged.judge]["beyond"]
+    return AuditSection(
+        title=title,
+        frame=frame,
+        notes=notes,
+        facts={name: as_facts(each) for name, each in estimates.items()},
+        headline=f"The judge gives itself {format_percent(beyond, sign=True)} points beyond people "
+        f"(n = {beyond.n:,})",
     )
-    frame = pd.DataFrame(rows).iloc[order]
-    return AuditSection(title=title, frame=frame, notes=notes, facts=facts, headline=headline)
 
 
 def _no_votes(judged: JudgeVerdicts) -> str:

@@ -10,18 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PINK,
-    RED,
-    SKY,
-    new_figure,
-    style_axes,
-)
+from analysis.figures import style
 from analysis.judge_audit import groups, human_agreement, position, validity
 from analysis.judge_audit.verdict_counts import (
     AuditSection,
@@ -55,7 +44,15 @@ SECTIONS: dict[str, Callable[[JudgeVerdicts], AuditSection]] = {
 NEED_NO_VERDICT = ("shares", "parse_failures")
 RESAMPLES, SEED = 1000, 0
 RELEASED = "the released verdicts"
-MARKERS = list(zip((BLUE, ORANGE, BLACK, GREEN, PINK, RED, SKY), "osD^vPX", strict=True))
+MARKERS = [  # (colour, marker)
+    (style.BLUE, "o"),
+    (style.ORANGE, "s"),
+    (style.BLACK, "D"),
+    (style.GREEN, "^"),
+    (style.PINK, "v"),
+    (style.RED, "P"),
+    (style.SKY, "X"),
+]
 GROUPED = ("by_category", "by_language", "by_length")
 MAX_SYSTEMS = 12  # in one figure; the best ones
 
@@ -109,10 +106,10 @@ def title_of(judged: JudgeVerdicts) -> str:
 
 def print_section(section: AuditSection) -> None:
     """Print a section, its notes as lines below; one line where it could not be computed."""
-    if section.frame is None:
+    if section.frame.empty:
         say(f"{section.title}: {' '.join(section.notes)}\n")
         return
-    say(replace(section.table(), notes=[]).to_rich())
+    say(replace(section, notes=[]).to_rich())
     say("\n".join(section.notes) + "\n")
 
 
@@ -125,7 +122,7 @@ def write_audit(judged: JudgeVerdicts, sections: Sections, *, source: str, out: 
     """Write markdown and json."""
     title, summary = title_of(judged), "\n".join(summarize(sections))
     texts = [f"# {title[0].upper()}{title[1:]}\n\nFrom {source}.\n\n{summary}\n"]
-    texts += [f"#{section.markdown()}" for section in sections.values()]
+    texts += [f"#{section.to_markdown()}" for section in sections.values()]
     write_atomic(out / f"{judged.name}.md", "\n".join(texts))
     facts: dict[str, Any] = {
         "judge": judged.judge,
@@ -143,7 +140,7 @@ def write_audit(judged: JudgeVerdicts, sections: Sections, *, source: str, out: 
 def draw_figures(judged: JudgeVerdicts, sections: Sections) -> Iterator[tuple[str, Figure]]:
     """Yield each figure whose sections could be computed, by name."""
     for name, (needs, draw) in FIGURES.items():
-        if any(sections[need].frame is not None for need in needs):
+        if not all(sections[need].frame.empty for need in needs):
             figure = draw(sections)
             title = f"{judged.judge} on {judged.benchmark}, {judged.protocol}"
             figure.suptitle(title, fontsize=10)
@@ -154,12 +151,12 @@ def draw_swapping(sections: Sections) -> Figure:
     """Draw what each verdict turns into when the answers change places."""
     counts = np.array(sections["swapping"].facts["turned_into"])  # (3, 3)
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = new_figure(width=4.5, height=2.6)
+    figure = Figure(figsize=(4.5, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in np.ndenumerate(percent):
         text = f"{value:.0f}%\nn = {counts[row, column]:,.0f}"
-        colour = "white" if value > 55 else BLACK
+        colour = "white" if value > 55 else style.BLACK
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(3), position.WINS)
     axes.set_yticks(range(3), position.WINS)
@@ -171,18 +168,17 @@ def draw_swapping(sections: Sections) -> Figure:
 def draw_closeness(sections: Sections) -> Figure:
     """Draw the bias of each pair of systems against how far apart they are."""
     pairs = list(sections["closeness"].facts["pairs"].values())
-    figure = new_figure(width=5.0, height=3.2)
-    axes = style_axes(figure.subplots())
+    figure, (axes,) = style.new_panels(width=5.0, height=3.2)
     gaps = [pair["gap"] for pair in pairs]
     for pair in pairs:
         low, high = pair["bias"]["low"], pair["bias"]["high"]
         if low is not None:
-            axes.plot([pair["gap"]] * 2, [100 * low, 100 * high], color=SKY, linewidth=1)
+            axes.plot([pair["gap"]] * 2, [100 * low, 100 * high], color=style.SKY, linewidth=1)
     bias = [100 * pair["bias"]["value"] for pair in pairs]
-    axes.plot(gaps, bias, "o", color=BLUE, label="seen, 95% over prompts", markersize=4.5)
+    axes.plot(gaps, bias, "o", color=style.BLUE, label="seen, 95% over prompts", markersize=4.5)
     expected = [100 * pair["expected"] for pair in pairs]
-    axes.plot(gaps, expected, color=ORANGE, label="with one advantage for all pairs")
-    axes.axhline(0, color=GREY, linewidth=1)
+    axes.plot(gaps, expected, color=style.ORANGE, label="with one advantage for all pairs")
+    axes.axhline(0, color=style.GREY, linewidth=1)
     axes.set_xlabel("Elo between the two systems")
     axes.set_ylabel("first less second, points %")
     axes.legend(frameon=False, fontsize=8)
@@ -194,8 +190,7 @@ def draw_merge_rules(sections: Sections) -> Figure:
     facts = sections["merge_rules"].facts
     pooled = facts["pooled"]["skills"]
     systems = [name for name, skill in pooled.items() if skill["value"] is not None][:MAX_SYSTEMS]
-    figure = new_figure(width=6.5, height=1.2 + 0.38 * len(systems))
-    axes = style_axes(figure.subplots())
+    figure, (axes,) = style.new_panels(width=6.5, height=1.2 + 0.38 * len(systems))
     for k, (rule, ranking) in enumerate(facts.items()):
         shift = (k - (len(facts) - 1) / 2) * 0.13
         for row, name in enumerate(systems):
@@ -210,15 +205,14 @@ def draw_merge_rules(sections: Sections) -> Figure:
 
 def draw_advantage_by_group(sections: Sections) -> Figure:
     """Draw what being shown first is worth in each group of prompts or matches."""
-    rows = [("all", sections["advantage"].facts["advantage"], BLACK)]
+    rows = [("all", sections["advantage"].facts["advantage"], style.BLACK)]
     for k, name in enumerate(GROUPED):
         by_group = sections[name].facts.get("groups", {})
         rows += [(group, facts["advantage"], MARKERS[k][0]) for group, facts in by_group.items()]
-    figure = new_figure(width=5.5, height=1.0 + 0.26 * len(rows))
-    axes = style_axes(figure.subplots())
+    figure, (axes,) = style.new_panels(width=5.5, height=1.0 + 0.26 * len(rows))
     for row, (_, facts, colour) in enumerate(rows):
         _draw_interval(axes, facts, row, (colour, "o", None))
-    axes.axvline(0, color=GREY, linewidth=1)
+    axes.axvline(0, color=style.GREY, linewidth=1)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel("first-position advantage, Elo (95% interval over prompts)")
@@ -229,11 +223,11 @@ def _draw_interval(
     axes: Axes,
     facts: Mapping[str, float | None],
     row: float,
-    style: tuple[str, str, str | None],  # colour, marker, label
+    look: tuple[str, str, str | None],  # colour, marker, label
 ) -> None:
     """Draw one estimate; nothing where there is none, a hollow mark where it has no interval."""
     value, low, high = (facts[key] for key in ("value", "low", "high"))
-    colour, marker, label = style
+    colour, marker, label = look
     if value is None:
         return
     face = "white"

@@ -33,28 +33,15 @@ PAIR = ["question", "low", "high"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSection:
+class AuditSection(Table):
     """One part of an audit: a table, notes on it, and the same as plain facts for json.
 
-    Where it could not be computed there is no table, and the notes say why.
+    Where it could not be computed the table is empty, and the notes say why.
     """
 
-    title: str
-    frame: pd.DataFrame | None = None  # cells that can be printed
-    notes: list[str] = field(default_factory=list)
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     facts: dict[str, Any] = field(default_factory=dict)
     headline: str = ""  # the result in one line, for the summary; empty where it is not in it
-
-    def table(self) -> Table:
-        """Return the table; one without rows or columns where nothing could be computed."""
-        frame = pd.DataFrame() if self.frame is None else self.frame
-        return Table(title=self.title, frame=frame, notes=self.notes)
-
-    def markdown(self) -> str:
-        """Return the section as GitHub shows it."""
-        if self.frame is None:
-            return f"# {self.title}\n\n" + "".join(f"- {note}\n" for note in self.notes)
-        return self.table().to_markdown()
 
 
 def missing_section(title: str, why: str) -> AuditSection:
@@ -131,18 +118,14 @@ class JudgeVerdicts:
         """
         rows = orient_pairs(self.readable).drop_duplicates([*PAIR, "voter", "low_is_first"])
         keys = [*PAIR, "voter"]
-        columns = [*keys, "verdict", "margin"]
-        low_first, high_first = rows[rows["low_is_first"]], rows[~rows["low_is_first"]]
-        both = low_first[columns].merge(high_first[columns], on=keys, suffixes=("_low", "_high"))
-        both["margin_high"] *= -1
-        names = {"verdict": "", "margin": "_margin"}
-        return both.rename(
-            columns={
-                f"{column}_{first}": f"{first}_first{suffix}"
-                for column, suffix in names.items()
-                for first in ("low", "high")
-            }
+        low_first, high_first = (
+            rows.loc[rows["low_is_first"] == is_first, [*keys, "verdict", "margin"]].rename(
+                columns={"verdict": name, "margin": f"{name}_margin"}
+            )
+            for name, is_first in (("low_first", True), ("high_first", False))
         )
+        both = low_first.merge(high_first, on=keys)
+        return both.assign(high_first_margin=-both["high_first_margin"])
 
     def count_verdicts(self, rows: pd.DataFrame) -> Array:
         """Return verdicts of some of the rows per prompt and ordered pair, (Q, S, S, 3)."""
@@ -226,13 +209,13 @@ def fill_lengths(frame: pd.DataFrame) -> pd.DataFrame:
         for side in ("first", "second")
     ]
     known = pd.concat(stated).dropna().drop_duplicates()
-    known = known[~known.duplicated(keys, keep=False)]
+    lengths = known[~known.duplicated(keys, keep=False)].set_index(keys)["chars"].astype("float64")
     for side in ("first", "second"):
-        left_on = ["benchmark", "question", side]
-        merged = frame.merge(known, how="left", left_on=left_on, right_on=keys)
-        others = merged["chars"].to_numpy(dtype=np.float64)
-        chars = frame[f"chars_{side}"].to_numpy(dtype=np.float64)
-        frame = frame.assign(**{f"chars_{side}": np.where(np.isnan(chars), others, chars)})
+        answers = pd.MultiIndex.from_frame(frame[["benchmark", "question", side]].astype(object))
+        stated_here = frame[f"chars_{side}"].to_numpy(dtype=np.float64)
+        elsewhere = lengths.reindex(answers).to_numpy()
+        chars = np.where(np.isnan(stated_here), elsewhere, stated_here)
+        frame = frame.assign(**{f"chars_{side}": chars})
     return frame
 
 

@@ -34,6 +34,7 @@ import yaml
 from numpy.typing import NDArray
 from scipy import stats
 
+from analysis.ranking.bradley_terry import rank_skills
 from analysis.ranking.tally import Counts, Tally, count_verdicts, pair_indices, resample_counts
 from qlora_repro.errors import ConfigError
 from qlora_repro.stats.intervals import TAILS, Array, Indices, draw_prompt_weights
@@ -52,13 +53,11 @@ ORDERINGS_EACH = 40  # of a resample
 
 @dataclass(frozen=True, kw_only=True)
 class EloSetting:
-    """How matches become ratings; the paper leaves some of it open."""
+    """How matches become ratings; a tie is half a win for each side."""
 
     start: float
     k: float  # the most that one match moves a rating
-    ties: str  # "half": half a win each; "left_out": no match
     matches: int | None  # of an ordering; None: all there are
-    replacement: bool  # whether a match may come twice in an ordering
     orderings: int
     seed: int
 
@@ -87,67 +86,42 @@ class EloColumn:
     matches: int
     missing: int
     questions: int
-    k: float
-    orderings: int
+    setting: EloSetting
 
     def rows(self) -> list[tuple[str, pd.Series]]:
         """Return (system, its ratings), the best first."""
         return [(str(system), row) for system, row in self.ratings.iterrows()]
 
-    def elo(self) -> dict[str, float]:
-        """Return system -> rating."""
-        return {system: float(row["elo"]) for system, row in self.rows()}
-
-    def setting(self) -> str:
+    def describe_setting(self) -> str:
         """Return the setting in words."""
-        return f"K = {self.k:g}, mean of {self.orderings:,} orderings of {self.matches:,} matches"
+        k, orderings = self.setting.k, self.setting.orderings
+        return f"K = {k:g}, mean of {orderings:,} orderings of {self.matches:,} matches"
 
 
-def rate_column(
-    verdicts: pd.DataFrame,
-    *,
-    preset: str,
-    benchmark: str,
-    orderings: int | None = None,
-    resamples: int = RESAMPLES,
-) -> EloColumn:
+def rate_column(verdicts: pd.DataFrame, *, preset: str, benchmark: str) -> EloColumn:
     """Rate the systems; intervals and ranks are over resampled questions."""
     tally = count_verdicts(verdicts)
-    changes = {} if orderings is None else {"orderings": orderings}
-    setting = load_setting(preset, benchmark, **changes)
+    setting = load_setting(preset, benchmark)
     ratings = rate_orderings(tally.total, len(tally.systems), setting)
-    resampled = rate_resampled_questions(tally, setting, resamples=resamples, each=ORDERINGS_EACH)
-    low, high = resampled.interval()
-    best, worst = resampled.ranks()
+    resampled = rate_resampled_questions(tally, setting, resamples=RESAMPLES, each=ORDERINGS_EACH)
+    low, high = np.quantile(resampled, TAILS, axis=0)
+    ranks = rank_skills(resampled)  # (B, N)
+    best, worst = np.quantile(ranks, TAILS, axis=0, method="inverted_cdf").astype(np.int64)
     mean = ratings.mean(axis=0)
     order = (-mean).argsort()
-    frame = pd.DataFrame(
-        {
-            "elo": mean,
-            "error": monte_carlo_error(ratings),
-            "low": low,
-            "high": high,
-            "best": best,
-            "worst": worst,
-        },
-        index=tally.systems,
-    ).iloc[order]
+    above = (resampled[:, order[:-1]] > resampled[:, order[1:]]).mean(axis=0)
+    columns = {"elo": mean, "error": monte_carlo_error(ratings), "low": low, "high": high}
+    frame = pd.DataFrame(columns | {"best": best, "worst": worst}, index=tally.systems)
     return EloColumn(
-        ratings=frame.assign(
+        ratings=frame.iloc[order].assign(
             rank=np.arange(1, len(frame) + 1),
-            above=np.append(resampled.beats()[order[:-1], order[1:]], np.nan),  # of the next
+            above=np.append(above, np.nan),  # how often it is rated above the next
         ),
         matches=int(tally.total.sum()),
         missing=tally.missing,
         questions=len(tally.questions),
-        k=setting.k,
-        orderings=setting.orderings,
+        setting=setting,
     )
-
-
-def format_interval(row: pd.Series) -> str:
-    """Return an interval of a rating as text."""
-    return f"[{row['low']:.0f}, {row['high']:.0f}]"
 
 
 def format_ranks(row: pd.Series) -> str:
@@ -170,46 +144,21 @@ def monte_carlo_error(ratings: Array) -> Array:
     return np.asarray(stats.norm.isf(TAILS[0]) * stats.sem(ratings, axis=0))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResampledRatings:
-    """Ratings of B resamples of the questions, (B, N), without the scatter of their orderings.
-
-    The paper's +-1 is the Monte-Carlo error of a mean over orderings, and says nothing of the
-    systems: other questions would have given other verdicts.
-    """
-
-    systems: list[str]
-    ratings: Array
-
-    def interval(self) -> tuple[Array, Array]:
-        """Return the 95% interval of each rating: two of (N,)."""
-        low, high = np.quantile(self.ratings, TAILS, axis=0)
-        return low, high
-
-    def ranks(self) -> NDArray[np.int64]:
-        """Return the 95% interval of each rank, 1 the best: (2, N)."""
-        ranks = (-self.ratings).argsort(axis=1).argsort(axis=1) + 1
-        return np.quantile(ranks, TAILS, axis=0, method="inverted_cdf").astype(np.int64)
-
-    def beats(self) -> Array:
-        """Return how often the system of a row is rated above that of a column: (N, N)."""
-        above = self.ratings[:, :, None] > self.ratings[:, None, :]  # (B, N, N)
-        return np.asarray(above.mean(axis=0))
-
-
 def rate_resampled_questions(
     tally: Tally, setting: EloSetting, *, resamples: int, each: int
-) -> ResampledRatings:
-    """Rate resamples of the questions, each over `each` orderings.
+) -> Array:
+    """Return ratings of B resamples of the questions, (B, N), each over `each` orderings.
 
-    A resample's mean rating still scatters with its orderings. That part of the variance is known,
-    from the spread within resamples, and is taken out by shrinking them towards their mean.
+    They show how sure the ratings are, which the paper's +-1, the error of a mean over orderings,
+    does not: other questions would have given other verdicts. A resample's mean rating still
+    scatters with its orderings. That part of the variance is known, from the spread within
+    resamples, and is taken out by shrinking them towards their mean.
     """
     n = len(tally.systems)
     weights = draw_prompt_weights(len(tally.questions), resamples=resamples, seed=setting.seed)
     counts = resample_counts(tally.counts, weights)
     matches = math.ceil(MEMORY / setting.k)
-    if setting.matches is None and not setting.replacement and matches < _fewest_matches(counts):
+    if setting.matches is None and matches < _fewest_matches(counts):
         setting = replace(setting, matches=matches)
     setting = replace(setting, orderings=resamples * each)
     ratings = rate_orderings(np.repeat(counts, each, axis=0), n, setting)
@@ -217,7 +166,7 @@ def rate_resampled_questions(
     means, centre = ratings.mean(axis=1), ratings.mean(axis=(0, 1))
     scatter = ratings.var(axis=1, ddof=1).mean(axis=0) / each  # (N,) of a mean, by its orderings
     shrinkage = np.sqrt(np.clip(1 - scatter / means.var(axis=0, ddof=1), 0, 1))
-    return ResampledRatings(systems=tally.systems, ratings=centre + (means - centre) * shrinkage)
+    return np.asarray(centre + (means - centre) * shrinkage)
 
 
 def rate_orderings(counts: Counts, n: int, setting: EloSetting) -> Array:
@@ -232,20 +181,11 @@ def rate_orderings(counts: Counts, n: int, setting: EloSetting) -> Array:
     Raises:
         ConfigError: An ordering wants more matches than there are.
     """
-    if setting.ties not in ("half", "left_out"):
-        raise ConfigError(f"ties is {setting.ties!r}; it may be half or left_out")
-    if setting.ties == "left_out":
-        counts = counts * np.array([1, 0, 1])
     available = _fewest_matches(counts)
     if available == 0:
         raise ConfigError("there are no matches with a verdict to rate systems by")
-    if setting.matches is not None and setting.matches > available and not setting.replacement:
-        raise ConfigError(
-            f"matches is {setting.matches:,}, and there are {available:,}; ask for fewer or set "
-            "replacement"
-        )
-    if setting.replacement and setting.matches is None:
-        setting = replace(setting, matches=available)
+    if setting.matches is not None and setting.matches > available:
+        raise ConfigError(f"matches is {setting.matches:,}, and there are {available:,}")
     rng = np.random.Generator(np.random.SFC64(setting.seed))
     ratings = []
     for start in range(0, setting.orderings, BLOCK):
@@ -266,9 +206,7 @@ def _rate_block(
     log_odds = np.zeros(seats.shape, dtype=np.float32)  # (N, W) above the start, by seat
     k = np.float32(setting.k * LOG_ODDS_PER_ELO)
     expected, change = np.empty((2, seats.shape[1]), dtype=np.float32)
-    for match in iterate_matches(
-        counts, seats, matches=setting.matches, replacement=setting.replacement, rng=rng
-    ):
+    for match in iterate_matches(counts, seats, matches=setting.matches, rng=rng):
         first, second = log_odds[match.first], log_odds[match.second]
         np.subtract(second, first, out=expected)
         np.exp(expected, out=expected)
@@ -301,12 +239,7 @@ def assign_seats(orderings: int, n: int, rng: np.random.Generator) -> Indices:
 
 
 def iterate_matches(
-    counts: Counts,
-    seats: Indices,
-    *,
-    matches: int | None,
-    replacement: bool,
-    rng: np.random.Generator,
+    counts: Counts, seats: Indices, *, matches: int | None, rng: np.random.Generator
 ) -> Iterator[Match]:
     """Yield the matches of one block of W orderings of N systems.
 
@@ -314,17 +247,18 @@ def iterate_matches(
         counts: (P, 3), or (W, P, 3) with matches of its own for every ordering.
         seats: Which system sits where, (N, W).
         matches: After which an ordering ends; None: when all are played.
-        replacement: Whether a match may come twice in an ordering.
         rng: What is drawn from.
     """
     n, width = seats.shape
     pool = _MatchPool(counts, seats)
     pairs = list(zip(*(seat.tolist() for seat in np.triu_indices(n, 1)), strict=True))
     done = np.zeros(width, dtype=np.int64)
-    for sequence in _pair_sequences(len(pairs), pool.size, replacement=replacement, rng=rng):
+    shuffled = rng.permutation(np.repeat(np.arange(len(pairs)), pool.size))
+    for start in range(0, len(shuffled), BATCH):
+        sequence = shuffled[start : start + BATCH].tolist()
         random_bits = _uniform_bits(len(sequence), width, rng)
         for pair, draw in zip(sequence, random_bits, strict=True):
-            half_points, played = pool.draw_match(pair, draw, replacement=replacement)
+            half_points, played = pool.draw_match(pair, draw)
             if matches is not None:
                 unfinished = done < matches
                 played = unfinished if played is None else played & unfinished
@@ -356,36 +290,23 @@ class _MatchPool:
         self.half_points = np.empty(width, dtype=np.int8)
 
     def draw_match(
-        self, pair: int, draw: NDArray[np.uint16], *, replacement: bool
+        self, pair: int, draw: NDArray[np.uint16]
     ) -> tuple[NDArray[np.int8], NDArray[np.bool_] | None]:
-        """Draw a match of a pair in every ordering; without replacement take it out of the pool."""
+        """Draw a match of a pair in every ordering, and take it out of the pool."""
         wins, not_losses, matches = self.wins[pair], self.not_losses[pair], self.matches[pair]
         # a position among those left: wins come first, then ties, losses and passes
         np.multiply(draw, np.float32(self.left[pair] / RESOLUTION), out=self.position)
         np.less(self.position, wins, out=self.won)
         np.less(self.position, not_losses, out=self.not_lost)
         np.add(self.won.view(np.int8), self.not_lost.view(np.int8), out=self.half_points)
-        if self.has_passes:
-            np.less(self.position, matches, out=self.played)
-        if not replacement:
-            self.left[pair] -= 1
-            wins -= self.won
-            not_losses -= self.not_lost
-            if self.has_passes:
-                matches -= self.played
-        return self.half_points, self.played if self.has_passes else None
-
-
-def _pair_sequences(
-    pairs: int, size: int, *, replacement: bool, rng: np.random.Generator
-) -> Iterator[list[int]]:
-    """Yield the sequence of pairs of seats in parts; with replacement it has no end."""
-    if replacement:
-        while True:
-            yield rng.integers(0, pairs, BATCH).tolist()
-    sequence = rng.permutation(np.repeat(np.arange(pairs), size))
-    for start in range(0, len(sequence), BATCH):
-        yield sequence[start : start + BATCH].tolist()
+        self.left[pair] -= 1
+        wins -= self.won
+        not_losses -= self.not_lost
+        if not self.has_passes:
+            return self.half_points, None
+        np.less(self.position, matches, out=self.played)
+        matches -= self.played
+        return self.half_points, self.played
 
 
 def _uniform_bits(count: int, width: int, rng: np.random.Generator) -> NDArray[np.uint16]:

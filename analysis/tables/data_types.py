@@ -1,29 +1,22 @@
 """What each data type makes of normal, heavy-tailed and real weights, beside the optimum."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.artifacts.runs import add_run_facts, list_folders, list_run_notes
+from analysis.artifacts.runs import (
+    add_run_facts,
+    group_records,
+    list_folders,
+    list_run_notes,
+    weighted_mean,
+)
 from analysis.table import Table
 from qlora_repro.store.load import load_measurements, type_name
 
 NO_OPTIMUM = "-"
 ROLES = ("q", "k", "v", "qkv", "o", "gate", "up", "down", "other")
-COLUMNS = (
-    "source",
-    "block",
-    "type",
-    "MSE",
-    "relative error",
-    "optimum",
-    "over optimum",
-    "bits a code",
-    "levels",
-)
 NO_RUN = "No run has measured data types; python run.py experiments=data_types does."
 UNIT = (
     "MSE is in units of each block's absmax squared, in thousandths: it compares types in one "
@@ -44,20 +37,20 @@ def build_table(results: Path) -> Table:
             "source": source,
             "block": blocksize,
             "type": type_name(dtype, dq),
-            "MSE": f"{1e3 * weighted_mean(part, 'mse'):.3f}",
-            "optimum": _format_optimum(1e3 * weighted_mean(part, "optimum")),
+            "MSE": f"{1e3 * weighted_mean(part, 'mse', weights='n'):.3f}",
             "relative error": f"{100 * relative_error(part):.2f} %",
+            "optimum": _format_optimum(1e3 * weighted_mean(part, "optimum", weights="n")),
             "over optimum": _format_optimum(_over_optimum(part)),
-            "bits a code": f"{weighted_mean(part, 'entropy'):.2f}",
+            "bits a code": f"{weighted_mean(part, 'entropy', weights='n'):.2f}",
             "levels": int(part["levels"].iloc[0]),
         }
-        for (source, blocksize, dtype, dq), part in _groups(
+        for (source, blocksize, dtype, dq), part in group_records(
             errors, ["source", "blocksize", "dtype", "dq"]
         )
     ]
     return Table(
         title="Data types on weights",
-        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        frame=pd.DataFrame(rows),
         notes=[*_notes(errors), UNIT, OPTIMUM],
         runs=list_folders(errors),
     )
@@ -74,7 +67,7 @@ def build_table_by_role(results: Path) -> Table:
         errors = errors[known & ~errors["dq"].astype(bool)]
     roles = [role for role in ROLES if not errors.empty and (errors["role"] == role).any()]
     rows = []
-    for (model, blocksize, dtype), part in _groups(errors, ["model", "blocksize", "dtype"]):
+    for (model, blocksize, dtype), part in group_records(errors, ["model", "blocksize", "dtype"]):
         layers = {f"{k:.0f}": _over_optimum(of) for k, of in part.groupby("layer")}
         nearest, farthest = min(layers, key=layers.__getitem__), max(layers, key=layers.__getitem__)
         by_role = {role: f"{_over_optimum(part[part['role'] == role]):.3f}" for role in roles}
@@ -89,15 +82,10 @@ def build_table_by_role(results: Path) -> Table:
                 "farthest layer": f"{farthest}: {layers[farthest]:.3f}",
             }
         )
-    columns = ["model", "block", "type", "all", *roles, "nearest layer", "farthest layer"]
     return Table(
         title="How far each type is from the optimum, by weight",
-        frame=pd.DataFrame(rows, columns=columns),
-        notes=[
-            *_notes(errors),
-            "Mean squared error over that of the optimal levels.",
-            OPTIMUM,
-        ],
+        frame=pd.DataFrame(rows),
+        notes=[*_notes(errors), "Mean squared error over that of the optimal levels.", OPTIMUM],
         runs=list_folders(errors),
     )
 
@@ -113,11 +101,6 @@ def load_quant_errors(results: Path) -> pd.DataFrame:
     return errors[~(synthetic & repeated)].assign(source=sources)
 
 
-def weighted_mean(rows: pd.DataFrame, column: str) -> float:
-    """Return the mean over all values that the rows are of; NaN where a row has none."""
-    return float(np.average(rows[column].astype(float), weights=rows["n"]))
-
-
 def relative_error(rows: pd.DataFrame) -> float:
     """Return the norm of the change over the norm of the weights, as if all had one variance."""
     squares = rows["relative"].astype(float) ** 2
@@ -125,18 +108,12 @@ def relative_error(rows: pd.DataFrame) -> float:
 
 
 def _over_optimum(rows: pd.DataFrame) -> float:
-    return weighted_mean(rows, "mse") / weighted_mean(rows, "optimum")
+    mse, optimum = (weighted_mean(rows, name, weights="n") for name in ("mse", "optimum"))
+    return mse / optimum
 
 
 def _notes(errors: pd.DataFrame) -> list[str]:
     return [NO_RUN] if errors.empty else list_run_notes(errors)
-
-
-def _groups(
-    errors: pd.DataFrame, keys: Sequence[str]
-) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    if not errors.empty:
-        yield from ((tuple(key), part) for key, part in errors.groupby(list(keys), sort=False))
 
 
 def _format_optimum(value: float) -> str:

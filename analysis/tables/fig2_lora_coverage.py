@@ -2,14 +2,7 @@
 
 from functools import partial
 
-from analysis.artifacts.artifact import (
-    ROUGE,
-    ROUGE_FIRST,
-    Artifact,
-    CellScore,
-    cell_scores,
-    fixed_row,
-)
+from analysis.artifacts.artifact import ROUGE, ROUGE_FIRST, Artifact, CellScore, cell_scores
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
 from analysis.paper_tables import CellKey, load_cells
@@ -59,7 +52,7 @@ ARTIFACT = Artifact(
     varies=("dtype.name", "dtype.scales", "dq", "lora.target", "train.batch_size"),
     models=(MODEL,),
     scores=(ROUGE.task,),
-    base_row=fixed_row("qlora all"),
+    base_rows=("qlora all",),
     load_printed=printed_means,
     digits=2,
     notes=(

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from statsmodels.stats.power import TTestPower
 
 from analysis.artifacts.runs import add_run_facts, list_folders, list_run_notes, load_evaluated_runs
 from analysis.paper_tables import LLAMA_MODELS, load_cells
 from analysis.table import Table, format_interval
-from qlora_repro.stats.intervals import normal_interval
+from qlora_repro.stats.estimates import average_estimates, estimate_mean
+from qlora_repro.stats.intervals import Array, normal_interval
 from qlora_repro.store.load import load_metrics, load_settings, type_name
 
 STEM = "fig3_zeroshot_by_bits"
@@ -25,8 +25,6 @@ TASKS = ("winogrande", "hellaswag", "piqa", "arc_easy", "arc_challenge")
 METRIC = "acc"  # the paper does not say whether it is normalized by length
 POINT, ALPHA, POWER = 0.01, 0.05, 0.8  # the difference in question, and how surely it is to show
 AGAINST, NEEDED = "NF4 against it", "questions to tell 1 point"
-COLUMNS = ("model", "data type", "bits", "paper", "ours", "95% interval", "n", AGAINST, NEEDED)
-Values = NDArray[np.float64]
 Scores = Mapping[str, pd.Series]  # task -> a score a question
 
 
@@ -39,12 +37,12 @@ def build_table(results: Path) -> Table:
         }
         for run in load_evaluated_runs(results)
     }
-    ordered = points.sort_values(["model", "bits"]).to_dict("records") if len(points) else []
-    rows = [_row(point, points, accuracies) for point in ordered]
+    ordered = points if points.empty else points.sort_values(["model", "bits"])
+    rows = [_row(point, points, accuracies) for point in ordered.to_dict("records")]
     low, high = (axis["accuracy axis", end] for end in ("from", "to"))
     return Table(
         title="Figure 3: zero-shot accuracy by bits of the whole model, nothing trained",
-        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        frame=pd.DataFrame(rows),
         notes=[
             f"paper: its points were never printed; its axis runs from {low:g} to {high:g} %",
             f"ours: mean of the tasks asked, of {', '.join(TASKS)}; interval: 95%, over questions",
@@ -68,20 +66,17 @@ def load_points(results: Path) -> pd.DataFrame:
         return metrics
     metrics = metrics.assign(task=metrics["task"].map(benchmark_of))
     asked = metrics[metrics["task"].notna() & (metrics["name"] == METRIC) & metrics["lora"].isna()]
-    points = []
-    for _, run in asked.drop_duplicates(["folder", "task"]).groupby("folder", sort=False):
-        points.append(
-            run.iloc[0].to_dict()
-            | {
-                "bits": run["model_bits"].iloc[0],
-                "mean": run["value"].mean(),
-                "stderr": (run["stderr"] ** 2).sum() ** 0.5 / len(run),
-                "tasks": len(run),
-                "questions": int(run["n"].sum()),
-            }
-        )
-    frame = pd.DataFrame(points)
-    return frame if frame.empty else frame[frame["tasks"] == frame["tasks"].max()]
+    asked = asked.drop_duplicates(["folder", "task"])
+    by_run = asked.groupby("folder", sort=False)
+    points = asked.drop_duplicates("folder").set_index("folder", drop=False)
+    points = points.assign(
+        bits=points["model_bits"],
+        mean=by_run["value"].mean(),
+        stderr=by_run["stderr"].agg(lambda errors: (errors**2).sum() ** 0.5 / len(errors)),
+        tasks=by_run.size(),
+        questions=by_run["n"].sum(),
+    )
+    return points.reset_index(drop=True).query("tasks == tasks.max()")
 
 
 def benchmark_of(task: str) -> str | None:
@@ -105,14 +100,14 @@ def label_model(model: str) -> str:
 def _row(
     point: Mapping[Any, Any], points: pd.DataFrame, accuracies: Mapping[tuple[str, str], Scores]
 ) -> dict[str, str]:
-    low, high = normal_interval(point["mean"], point["stderr"])
+    interval = normal_interval(point["mean"], point["stderr"])
     row = {
         "model": label_model(point["model"]),
         "data type": type_name(point["dtype"], bool(point["dq"])),
         "bits": f"{point['bits']:.3g}",
         "paper": "not printed",
         "ours": f"{100 * point['mean']:.1f}",
-        "95% interval": format_interval((100 * low, 100 * high), 1),
+        "95% interval": format_interval(interval, 1, scale=100),
         "n": f"{point['tasks']} tasks, {point['questions']:,} questions",
         AGAINST: "-",
         NEEDED: "-",
@@ -139,7 +134,7 @@ def _matching_nf4(point: Mapping[Any, Any], points: pd.DataFrame) -> Mapping[Any
     return None if nf4.empty else nf4.iloc[0].to_dict()
 
 
-def paired_differences(first: Scores, second: Scores) -> list[Values]:
+def paired_differences(first: Scores, second: Scores) -> list[Array]:
     """Return first - second for every shared question, a task at a time."""
     differences = []
     for task in sorted(first.keys() & second.keys()):
@@ -149,19 +144,18 @@ def paired_differences(first: Scores, second: Scores) -> list[Values]:
     return differences
 
 
-def format_difference(tasks: Sequence[Values]) -> str:
+def format_difference(tasks: Sequence[Array]) -> str:
     """Return the mean over tasks in points with its 95% interval, each task weighing the same.
 
     >>> format_difference([np.array([1.0, 0.0, 0.0, 0.0] * 100), np.array([0.0, -1.0] * 100)])
     '-12.5 [-16.6, -8.4]'
     """
-    mean = sum(float(task.mean()) for task in tasks) / len(tasks)
-    error = math.sqrt(sum(float(task.var(ddof=1)) / len(task) for task in tasks)) / len(tasks)
-    low, high = normal_interval(mean, error)
-    return f"{100 * mean:+.1f} {format_interval((100 * low, 100 * high), 1, signed=True)}"
+    mean = average_estimates([estimate_mean(task) for task in tasks])
+    interval = normal_interval(mean.effect, mean.se)
+    return f"{100 * mean.effect:+.1f} {format_interval(interval, 1, signed=True, scale=100)}"
 
 
-def questions_needed(tasks: Sequence[Values]) -> float:
+def questions_needed(tasks: Sequence[Array]) -> float:
     """Return how many questions, the same number a task, show a true difference of one point.
 
     With a paired t-test at 5% in four of five repetitions, if questions differ between the types as
@@ -175,13 +169,13 @@ def questions_needed(tasks: Sequence[Values]) -> float:
 
 def _list_limits(points: pd.DataFrame, results: Path) -> list[str]:
     """Return which points are of a part of the questions, and so no figures to publish."""
-    settings = load_settings(results) if len(points) else {}
+    settings = load_settings(results)
     limits = {
-        point["folder"]: settings.get((point["run_id"], point["digest"]), {})
+        point["folder"]: settings.get((point["run_id"], point["digest"]), {}).get("eval", {})
         for point in points.to_dict("records")
     }
     return [
-        f"{folder}: limit {of['eval']['limit']}"
-        for folder, of in limits.items()
-        if of.get("eval", {}).get("limit") is not None
+        f"{folder}: limit {asked['limit']}"
+        for folder, asked in limits.items()
+        if asked.get("limit") is not None
     ]

@@ -2,14 +2,7 @@
 
 from functools import partial
 
-from analysis.artifacts.artifact import (
-    ROUGE,
-    ROUGE_FIRST,
-    Artifact,
-    CellScore,
-    cell_scores,
-    smallest_row,
-)
+from analysis.artifacts.artifact import ROUGE, ROUGE_FIRST, Artifact, CellScore, cell_scores
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
 from analysis.paper_tables import CellKey, load_column
@@ -44,7 +37,7 @@ ARTIFACT = Artifact(
     varies=("lora.r",),
     models=(MODEL,),
     scores=(ROUGE.task,),
-    base_row=smallest_row,
+    base_rows=(),
     load_printed=printed_means,
     digits=2,
     notes=(

@@ -1,8 +1,6 @@
 """Figure 6: memory of QLoRA by model size, the paper's bars beside what planning predicts."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -14,7 +12,17 @@ from qlora_repro.store.load import load_documents, load_plans
 STEM = "fig6_memory"
 COLUMNS = ("model", "bar", "paper, GB", "ours, GB", "difference, GB", "difference, %")
 FAR = 0.10  # of the paper's value: a larger difference needs a reason
-LENGTH = 512  # tokens of the one sequence
+LIKE_PAPER = {  # one sequence of 512 tokens, NF4 and DQ
+    "dtype": "nf4",
+    "dq": True,
+    "simulated": False,
+    "lora": "all",
+    "r": 64,
+    "rows": 1,
+    "length": 512,
+    "checkpointing": True,
+    "accumulates": False,
+}
 REASONS = {
     "model": (
         "the paper's base weighs 1.2 to 2.6 GB more than the codes, constants and 16-bit "
@@ -31,7 +39,7 @@ FLOAT32 = "adapters train in float32 here, and the paper counts 16 bits"
 
 
 def load_like_plans(results: Path) -> pd.DataFrame:
-    """Return each size's plan that is like the paper's: one sequence of 512 tokens, NF4 and DQ.
+    """Return each size's plan that is like the paper's, indexed by model.
 
     Where a size has several, those that count adapters in 16 bits come first. The frame is empty
     where there is none.
@@ -42,42 +50,40 @@ def load_like_plans(results: Path) -> pd.DataFrame:
     plans = load_plans(results)
     if plans.empty:
         return plans
-    plans = plans[[_is_like_paper(plan) for plan in plans.to_dict("records")]]
+    plans = plans[(plans[list(LIKE_PAPER)] == pd.Series(LIKE_PAPER)).all(axis=1)]
     folders = load_documents("settings-*.json", results).drop_duplicates("run_id")
     plans = plans.join(folders.set_index("run_id")["folder"], on="run_id")
     plans = plans.assign(wide=plans["adapters"] != "bfloat16").sort_values(["wide", "folder"])
     return plans.drop_duplicates("model").set_index("model")
 
 
-def _is_like_paper(plan: Mapping[Any, Any]) -> bool:
-    setting = (plan["dtype"], plan["dq"], plan["simulated"], plan["lora"], plan["r"])
-    batch = (plan["rows"], plan["length"], plan["checkpointing"], plan["accumulates"])
-    return setting == ("nf4", True, False, "all", 64) and batch == (1, LENGTH, True, False)
-
-
-def compare_bars(
-    plan: Mapping[Any, Any], printed: Mapping[Any, Any]
-) -> dict[str, tuple[float, float]]:
-    """Return bar -> (paper, ours) of one model, GB; the paper labels parts in MB."""
-    return {
-        "model": (printed["model"] / 1e3, (plan["weights"] + plan["scales"]) / 1e9),
-        "adapters": (printed["adapters"] / 1e3, plan["adapter_weights"] / 1e9),
-        "optimizer": (printed["optimizer"] / 1e3, plan["optimizer"] / 1e9),
-        "total": (printed["total"], plan["peak"] / 1e9),
-    }
+def compare_bars(plans: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return model -> bar -> (paper, ours), GB, of planned sizes; the paper labels parts in MB."""
+    printed, planned = load_grid(STEM).to_dict("index"), plans.to_dict("index")
+    bars = {}
+    for model in LLAMA_MODELS:
+        if model in planned:
+            plan, paper = planned[model], printed[model]
+            bars[model] = {
+                "model": (paper["model"] / 1e3, (plan["weights"] + plan["scales"]) / 1e9),
+                "adapters": (paper["adapters"] / 1e3, plan["adapter_weights"] / 1e9),
+                "optimizer": (paper["optimizer"] / 1e3, plan["optimizer"] / 1e9),
+                "total": (paper["total"], plan["peak"] / 1e9),
+            }
+    return bars
 
 
 def build_table(results: Path) -> Table:
     """Return a row a model and bar; a bar that is far from the paper's has its reason below."""
     plans = load_like_plans(results)
-    bars, printed = plans.to_dict("index"), load_grid(STEM).to_dict("index")
+    bars = compare_bars(plans)
     rows: list[dict[str, str]] = []
     far = set()
     for model in LLAMA_MODELS:
         if model not in bars:
             rows += [{"model": model, "bar": bar} for bar in REASONS]
             continue
-        for bar, (paper, ours) in compare_bars(bars[model], printed[model]).items():
+        for bar, (paper, ours) in bars[model].items():
             share = ours / paper - 1
             if abs(share) > FAR:
                 far.add(bar)

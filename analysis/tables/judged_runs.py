@@ -5,26 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.artifacts.runs import add_run_facts, list_folders
+from analysis.artifacts.runs import add_run_facts, group_records, list_folders
 from analysis.findings.evidence import NOT_LANGUAGE_MODELS, verdicts_on_runs
 from analysis.table import Table, format_interval, format_signed
 from qlora_repro.stats.intervals import ratio_interval
 from qlora_repro.store.load import load_judgments
 
-COLUMNS = (
-    "judge",
-    "benchmark",
-    "system",
-    "opponent",
-    "wins",
-    "ties",
-    "losses",
-    "net wins, %",
-    "95% interval",
-    "first shown wins, %",
-    "n",
-    "unread",
-)
 NET_WINS = {"first": 1.0, "tie": 0.0, "second": -1.0}
 KEYS = ["judge", "benchmark", "protocol", "system", "opponent"]
 NO_RUN = "No run has been judged; python run.py experiments=table7_elo does."
@@ -33,11 +19,11 @@ NO_RUN = "No run has been judged; python run.py experiments=table7_elo does."
 def build_table(results: Path) -> Table:
     """Return a row a judge and pair, both orders together, in the paper's terms of Table 12."""
     verdicts = add_run_facts(verdicts_on_runs(load_judgments(results)), results)
-    pairs = _orient_pairs(verdicts).groupby(KEYS, sort=True) if len(verdicts) else ()
-    rows = [_row([str(part) for part in key], pair) for key, pair in pairs]
+    pairs = _orient_pairs(verdicts).sort_values(KEYS) if len(verdicts) else verdicts
+    rows = [_row([str(part) for part in key], pair) for key, pair in group_records(pairs, KEYS)]
     return Table(
         title="Verdicts on our runs",
-        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        frame=pd.DataFrame(rows),
         notes=[
             "net wins: wins less losses in % of the verdicts that could be read, n; interval: 95%, "
             "over draws of the questions",
@@ -83,9 +69,7 @@ def _row(key: list[str], verdicts: pd.DataFrame) -> dict[str, str]:
         row["net wins, %"] = format_signed(100 * read["net"].mean(), 1)
         row["first shown wins, %"] = f"{100 * read['verdict'].eq('first').mean():.1f}"
     if interval is not None:
-        row["95% interval"] = format_interval(
-            (100 * interval[0], 100 * interval[1]), 1, signed=True
-        )
+        row["95% interval"] = format_interval(interval, 1, signed=True, scale=100)
     return row
 
 

@@ -10,7 +10,6 @@ from analysis.artifacts.runs import EvaluatedRun, group_runs, load_evaluated_run
 from analysis.table import Table
 from qlora_repro.store.load import type_name
 
-COLUMNS = ("method", "learning rate", "scores", "mean, %", "n", "chosen")
 ACCURACIES = ("acc", "exact_match")
 PRESET = "finding1_learning_rate"
 
@@ -19,19 +18,19 @@ def build_table(results: Path) -> Table:
     """Return a row a method and rate, of runs that differ in nothing but the rate."""
     grids = _group_grids(load_evaluated_runs(results))
     runs = [run for grid in grids for run in grid]
-    rows = [row for grid in grids for row in _rows_of_grid(grid)]
-    notes = [
-        "chosen: the rate with the best mean of the scores, of equal ones the smallest; n: "
-        "answers a score",
+    tried = [
         "the best of several noisy scores is too good: none is a result",
         *dict.fromkeys(f"{run.model}: {run.note}" for run in runs if run.note),
     ]
-    if not rows:
-        notes = [notes[0], f"no rates were tried; python run.py experiments={PRESET} does"]
+    none = [f"no rates were tried; python run.py experiments={PRESET} does"]
     return Table(
         title="Learning rates tried",
-        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
-        notes=notes,
+        frame=pd.DataFrame([row for grid in grids for row in _rows_of_grid(grid)]),
+        notes=[
+            "chosen: the rate with the best mean of the scores, of equal ones the smallest; n: "
+            "answers a score",
+            *(tried if grids else none),
+        ],
         runs=tuple(sorted({run.folder for run in runs})),
     )
 

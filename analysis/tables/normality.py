@@ -6,21 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.artifacts.runs import add_run_facts, list_folders, list_run_notes
+from analysis.artifacts.runs import (
+    add_run_facts,
+    group_records,
+    list_folders,
+    list_run_notes,
+    weighted_mean,
+)
 from analysis.paper_tables import load_column
 from analysis.table import Table
 from qlora_repro.store.load import load_measurements
 
-COLUMNS = (
-    "model",
-    "weights",
-    "rows",
-    "rejected",
-    "rejected, synthetic",
-    "rejected, FDR 5 %",
-    "excess kurtosis",
-    "paper",
-)
 NOTES = (
     "Shapiro-Wilk, a test a row (hidden unit), rejected at p < 0.05; of normal rows 5 % are. "
     "Synthetic: N(0, 1) rows of the same shape.",
@@ -44,12 +40,12 @@ def build_table(results: Path) -> Table:
         )
     rows = [
         row
-        for model, part in (tests.groupby("model", sort=False) if len(tests) else ())
+        for (model,), part in group_records(tests, ["model"])
         for row in _rows_of_model(str(model), part)
     ]
     return Table(
         title="Appendix F: normality of weights",
-        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        frame=pd.DataFrame(rows),
         notes=notes,
         runs=list_folders(tests),
     )
@@ -69,18 +65,17 @@ def _rows_of_model(model: str, tests: pd.DataFrame) -> Iterator[dict[str, str]]:
 
 def _row(model: str, weights: str, tests: pd.DataFrame, *, printed: str = "-") -> dict[str, str]:
     weight_tests, synthetic = (tests[tests["source"] == source] for source in ("weights", "normal"))
-    kurtosis = _mean(weight_tests, "kurtosis")
+
+    def mean(column: str, of: pd.DataFrame = weight_tests) -> float:
+        return weighted_mean(of, column, weights="rows")
+
     return {
         "model": model,
         "weights": weights,
         "rows": f"{int(weight_tests['rows'].sum()):,}",
-        "rejected": f"{100 * _mean(weight_tests, 'rejected'):.1f} %",
-        "rejected, synthetic": f"{100 * _mean(synthetic, 'rejected'):.1f} %",
-        "rejected, FDR 5 %": f"{100 * _mean(weight_tests, 'rejected_fdr'):.1f} %",
-        "excess kurtosis": "-" if np.isnan(kurtosis) else f"{kurtosis:.2f}",
+        "rejected": f"{100 * mean('rejected'):.1f} %",
+        "rejected, synthetic": f"{100 * mean('rejected', synthetic):.1f} %",
+        "rejected, FDR 5 %": f"{100 * mean('rejected_fdr'):.1f} %",
+        "excess kurtosis": "-" if np.isnan(mean("kurtosis")) else f"{mean('kurtosis'):.2f}",
         "paper": printed,
     }
-
-
-def _mean(tests: pd.DataFrame, column: str) -> float:
-    return float(np.average(tests[column].astype(float), weights=tests["rows"]))

@@ -2,14 +2,7 @@
 
 from functools import partial
 
-from analysis.artifacts.artifact import (
-    MMLU,
-    MMLU_FIRST,
-    Artifact,
-    CellScore,
-    cell_scores,
-    fixed_row,
-)
+from analysis.artifacts.artifact import MMLU, MMLU_FIRST, Artifact, CellScore, cell_scores
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
 
@@ -36,7 +29,7 @@ ARTIFACT = Artifact(
     varies=("data.train_on_source",),
     models=(MODEL,),
     scores=(MMLU.task,),
-    base_row=fixed_row(BOTH),
+    base_rows=(BOTH,),
     digits=1,
     notes=(f"base row: {BOTH}", "the paper trains on 52,000 rows of each, one run a cell"),
 )

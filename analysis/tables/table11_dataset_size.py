@@ -1,16 +1,8 @@
 """Table 11: 5-shot MMLU by rows of training data and passes over them."""
 
-from collections.abc import Sequence
 from functools import partial
 
-from analysis.artifacts.artifact import (
-    MMLU,
-    MMLU_FIRST,
-    Artifact,
-    CellScore,
-    cell_scores,
-    smallest_row,
-)
+from analysis.artifacts.artifact import MMLU, MMLU_FIRST, Artifact, CellScore, cell_scores
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
 
@@ -43,11 +35,6 @@ def locate_run(run: EvaluatedRun) -> list[CellScore]:
     ]
 
 
-def select_base(rows: Sequence[str]) -> str | None:
-    """Return the smallest size."""
-    return smallest_row([row for row in rows if row.isdigit()])
-
-
 ARTIFACT = Artifact(
     stem=STEM,
     title="Table 11: 5-shot MMLU by size of the training data and passes over it",
@@ -56,7 +43,7 @@ ARTIFACT = Artifact(
     varies=("data.rows", "train.max_steps"),
     models=(MODEL,),
     scores=(MMLU.task,),
-    base_row=select_base,
+    base_rows=(),
     digits=2,
     notes=(
         "base row: the smallest size of a column; of a stand-in also with equal steps in each size",

@@ -1,11 +1,9 @@
 """Table 12: net wins pair by pair, GPT-4 judging the Vicuna benchmark."""
 
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.paper_tables import list_errata, load_cells
 from analysis.ranking.tally import (
@@ -16,7 +14,7 @@ from analysis.ranking.tally import (
     resample_counts,
 )
 from analysis.table import Table, format_interval, format_signed
-from qlora_repro.stats.intervals import TAILS, draw_prompt_weights
+from qlora_repro.stats.intervals import TAILS, Array, draw_prompt_weights
 
 STEM = "table12_pairwise"
 CLOSE = 0.01 + 1e-9
@@ -30,27 +28,23 @@ def build_table(_results: Path) -> Table:
     questions = len(tally.questions)
     net = count_net_wins(tally.total, len(systems)) / questions
     low, high = np.quantile(resample_net_wins(tally), TAILS, axis=0)
-    rows, gaps = [], []
-    pairs = combinations(range(len(systems)), 2)
-    for (i, j), judged in zip(pairs, tally.total.sum(axis=1).tolist(), strict=True):
-        paper, ours = printed[systems[i], systems[j]], float(net[i, j])
-        gaps.append(abs(ours - paper))
-        rows.append(
-            {
-                "system": systems[i],
-                "against": systems[j],
-                "paper": f"{paper:.2f}",
-                "ours": f"{ours:.2f}",
-                "difference": format_signed(ours - paper, 3),
-                "interval": format_interval((low[i, j], high[i, j]), 2),
-                "by the caption": f"{ours * questions / judged:.2f}",
-                "n": str(judged),
-            }
-        )
-    close = sum(gap <= CLOSE for gap in gaps)
+    first, second = np.triu_indices(len(systems), 1)
+    pairs = [(systems[i], systems[j]) for i, j in zip(first, second, strict=True)]
+    judged, ours = tally.total.sum(axis=1), net[first, second]
+    gaps = ours - [printed[pair] for pair in pairs]
+    intervals = zip(low[first, second], high[first, second], strict=True)
+    frame = pd.DataFrame(pairs, columns=["system", "against"]).assign(
+        paper=[f"{printed[pair]:.2f}" for pair in pairs],
+        ours=[f"{wins:.2f}" for wins in ours],
+        difference=[format_signed(gap, 3) for gap in gaps],
+        interval=[format_interval(interval, 2) for interval in intervals],
+        **{"by the caption": [f"{share:.2f}" for share in ours * questions / judged]},
+        n=judged.astype(str),
+    )
+    close = (abs(gaps) <= CLOSE).sum()
     return Table(
         title="Table 12: net wins by GPT-4's verdicts on the Vicuna benchmark",
-        frame=pd.DataFrame(rows),
+        frame=frame,
         notes=[
             f"ours: wins less losses in both orders over the {questions} questions; {close} of "
             f"{len(gaps)} cells agree with the paper to 0.01",
@@ -70,7 +64,7 @@ def list_printed_systems() -> list[str]:
     return list(dict.fromkeys([*rows, *columns]))
 
 
-def resample_net_wins(tally: Tally) -> NDArray[np.float64]:
+def resample_net_wins(tally: Tally) -> Array:
     """Return net wins a question of REPLICATES draws of the questions: (B, N, N)."""
     questions = len(tally.questions)
     weights = draw_prompt_weights(questions, resamples=REPLICATES, seed=0)

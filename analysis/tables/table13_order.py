@@ -4,17 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.paper_tables import list_errata, load_column
-from analysis.ranking.tally import count_net_wins, count_verdicts, pairwise_verdicts
+from analysis.ranking.tally import Counts, count_net_wins, count_verdicts, pairwise_verdicts
 from analysis.table import Table
 from analysis.tables.table12_pairwise import (
     REPLICATES,
     list_printed_systems,
     resample_net_wins,
 )
-from qlora_repro.stats.intervals import TAILS
+from qlora_repro.stats.intervals import TAILS, Array
 
 STEM = "table13_order"
 
@@ -58,18 +57,18 @@ def build_table(_results: Path) -> Table:
     )
 
 
-def count_beaten(net: NDArray[np.float64]) -> NDArray[np.float64]:
+def count_beaten(net: Array) -> Array:
     """Return how many systems each beats, a draw counts half: (..., N) of net wins (..., N, N).
 
     >>> count_beaten(np.array([[0, 1, 0], [-1, 0, 2], [0, -2, 0]])).tolist()
     [1.5, 1.0, 0.5]
     """
-    count: NDArray[np.float64] = (net > 0).sum(axis=-1) + ((net == 0).sum(axis=-1) - 1) / 2
+    count: Array = (net > 0).sum(axis=-1) + ((net == 0).sum(axis=-1) - 1) / 2
     return count
 
 
-def rank_by_net_wins(net: NDArray[np.float64]) -> NDArray[np.int64]:
+def rank_by_net_wins(net: Array) -> Counts:
     """Return the rank of each system by those it beats, 1 the best; equals by their net wins."""
     score = count_beaten(net) + net.sum(axis=-1) / (1 + 2 * np.abs(net).sum(axis=-1).max())
-    rank: NDArray[np.int64] = (-score).argsort(axis=-1).argsort(axis=-1) + 1
+    rank: Counts = (-score).argsort(axis=-1).argsort(axis=-1) + 1
     return rank

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.paper_tables import list_errata, load_column
-from analysis.ranking.elo import format_interval, format_ranks, rate_column
+from analysis.ranking.elo import format_ranks, rate_column
 from analysis.ranking.tally import pairwise_verdicts
-from analysis.table import Table, format_signed
+from analysis.table import Table, format_interval, format_signed
 
 STEM = "table1_elo"
 CLOSE = 1.0  # Elo
@@ -30,23 +30,23 @@ def build_table(_results: Path) -> Table:
             "paper": f"{paper[system]:.0f}",
             "ours": f"{row['elo']:.1f}",
             "difference": format_signed(row["elo"] - paper[system], 1),
-            "interval": format_interval(row),
+            "interval": format_interval((row["low"], row["high"]), 0),
             "rank": format_ranks(row),
             "above the next": "-" if pd.isna(row["above"]) else f"{row['above']:.2f}",
-            f"ours, K = {stated.k:g}": f"{stated.elo()[system]:.1f}",
+            f"ours, K = {stated.setting.k:g}": f"{stated.ratings['elo'][system]:.1f}",
             "n": f"{printed.matches:,}",
         }
         for system, row in printed.rows()
     ]
-    close = sum(abs(elo - paper[system]) <= CLOSE for system, elo in printed.elo().items())
+    close = (abs(printed.ratings["elo"] - pd.Series(paper)) <= CLOSE).sum()
     return Table(
         title="Table 1: Elo by GPT-4's verdicts on the Vicuna benchmark",
         frame=pd.DataFrame(rows),
         notes=[
-            f"ours: {printed.setting()}; within {CLOSE:g} Elo of the paper on {close} of "
+            f"ours: {printed.describe_setting()}; within {CLOSE:g} Elo of the paper on {close} of "
             f"{len(paper)} systems",
-            f"erratum: the text states K = {stated.k:g}, which gives the column of that name; the "
-            f"printed numbers are those of K = {printed.k:g}",
+            f"erratum: the text states K = {stated.setting.k:g}, which gives the column of that "
+            f"name; the printed numbers are those of K = {printed.setting.k:g}",
             f"n: matches with a verdict, on {printed.questions} questions in both orders; "
             f"{printed.missing} replies could not be read",
             f"interval and rank: 95%, over draws of the {printed.questions} questions; the printed "

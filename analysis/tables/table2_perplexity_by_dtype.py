@@ -3,14 +3,19 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.artifacts.runs import add_run_facts, index_by_document
+from analysis.artifacts.runs import (
+    add_run_facts,
+    group_records,
+    index_by_document,
+    list_folders,
+    list_run_notes,
+)
 from analysis.paper_tables import load_column, load_grid
 from analysis.table import Table, format_interval
 from qlora_repro.config.registry import FULL_PRECISION
@@ -28,25 +33,10 @@ from qlora_repro.store.load import (
 STEM = "table2_perplexity_by_dtype"
 RERUN = "table2_rerun"  # by others: khalit7/technical_knowledge_base, GitHub
 RERUN_BLOCK = 64
+Evaluation = Mapping[Any, Any]  # a row of `load_text_evaluations`
 NO_VALUE = "-"  # there is nothing to compare
 NOT_MEASURED = "not measured"
 FAMILIES = ("opt_", "bloom_", "llama_", "pythia_")
-COLUMNS = (
-    "model",
-    "type",
-    "block",
-    "backend",
-    "bits",
-    "perplexity",
-    "rise over 16-bit",
-    "KL, nats a token",
-    "same top token",
-    "NF4 against it",
-    "verdict on NF4",
-    "MSE on N(0,1), 1e-3",
-    "paper",
-    "rise elsewhere",
-)
 NOTES = (
     "Intervals are at 95% and resample windows, since tokens of one text depend on each other; "
     "a verdict needs p < 0.05 (sign flips of windows) and an interval without zero.",
@@ -82,106 +72,85 @@ def rise_in_rerun(dtype: str, dq: bool) -> str:
     return f"{rises.mean():+.1f} % ({rises.min():+.1f} to {rises.max():+.1f})"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TextEvaluation:
-    """One evaluation of one untuned model on the text."""
-
-    facts: Mapping[Any, Any]  # its metric and its run's facts
-    eval_settings: Mapping[str, Any]
-    windows: pd.DataFrame  # scores of windows of tokens, of qlora_repro.store.load.load_answers
-
-    @property
-    def dtype(self) -> str:
-        """The data type's name."""
-        return str(self.facts["dtype"])
-
-    @property
-    def dq(self) -> bool:
-        """Whether the constants were quantized too."""
-        return bool(self.facts["dq"])
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether weights have less than 16 bits."""
-        return self.dtype not in FULL_PRECISION
-
-    @property
-    def comparable(self) -> tuple[str, str]:
-        """What evaluations must agree in to be compared: one model on one text, read in one way."""
-        reading = {k: v for k, v in self.eval_settings.items() if k.startswith("perplexity_")}
-        return str(self.facts["model"]), json.dumps(reading, sort_keys=True)
-
-    def score_windows(self, metric: str) -> pd.DataFrame:
-        """Return a metric's sum over each window, and its tokens, in the order of the text."""
-        rows = index_by_document(self.windows[self.windows["name"] == metric])
-        return rows[["tokens"]].assign(sum=rows["value"].astype(float) * rows["tokens"])
-
-
 def build_table(results: Path) -> Table:
     """Return a row a model, type and way of storing it, in the order of perplexity."""
     evaluations = load_text_evaluations(results)
     gaussian = load_measurements("quant_errors", results)
     if not gaussian.empty:
         gaussian = gaussian[gaussian["source"] == "normal"]
-    groups: dict[tuple[str, str], list[TextEvaluation]] = {}
-    for evaluation in evaluations:
-        groups.setdefault(evaluation.comparable, []).append(evaluation)
-    rows = []
-    for group in groups.values():
-        lines = [_row(evaluation, group, gaussian) for evaluation in group]
-        rows += sorted(lines, key=lambda line: float(line["perplexity"]))
+    rows = [
+        _row(evaluation, group.to_dict("records"), gaussian)
+        for _, group in group_records(evaluations, ["model", "reading"])
+        for evaluation in group.sort_values("value").to_dict("records")
+    ]
     return Table(
         title="Table 2: perplexity by data type",
-        frame=pd.DataFrame(rows, columns=list(COLUMNS)),
+        frame=pd.DataFrame(rows),
         notes=[*_list_notes(evaluations), *NOTES],
-        runs=tuple(sorted({str(evaluation.facts["folder"]) for evaluation in evaluations})),
+        runs=list_folders(evaluations),
     )
 
 
-def load_text_evaluations(results: Path) -> list[TextEvaluation]:
-    """Load every evaluation of an untuned model that has a perplexity."""
+def load_text_evaluations(results: Path) -> pd.DataFrame:
+    """Return a row an evaluation of an untuned model that has a perplexity.
+
+    Beside its metric and its run's facts it has `eval_settings`, `windows`, which are scores of
+    windows of tokens (`qlora_repro.store.load.load_answers`), and `reading`, how the text was read:
+    evaluations compare that agree in it.
+    """
     metrics = add_run_facts(load_metrics(results), results)
     if metrics.empty:
-        return []
+        return metrics
+    untuned = metrics[(metrics["name"] == LOSS) & metrics["lora"].isna()]
     answers, settings = load_answers(results), load_settings(results)
     windows = dict(iter(answers.groupby(["run_id", "digest"]))) if len(answers) else {}
-    untuned = metrics[(metrics["name"] == LOSS) & metrics["lora"].isna()]
-    return [
-        TextEvaluation(
-            facts=row,
-            eval_settings=settings.get(key, {}).get("eval", {}),
-            windows=windows.get(key, answers.head(0)),
-        )
-        for row in untuned.to_dict("records")
-        for key in [(row["run_id"], row["digest"])]
-    ]
+    keys = list(zip(untuned["run_id"], untuned["digest"], strict=True))
+    asked = [settings.get(key, {}).get("eval", {}) for key in keys]
+    readings = [{k: v for k, v in of.items() if k.startswith("perplexity_")} for of in asked]
+    return untuned.assign(
+        eval_settings=asked,
+        windows=pd.Series([windows.get(key, answers.head(0)) for key in keys], untuned.index),
+        reading=[json.dumps(reading, sort_keys=True) for reading in readings],
+    )
+
+
+def score_windows(evaluation: Evaluation, metric: str) -> pd.DataFrame:
+    """Return a metric's sum over each window, and its tokens, in the order of the text."""
+    windows = evaluation["windows"]
+    rows = index_by_document(windows[windows["name"] == metric])
+    return rows[["tokens"]].assign(sum=rows["value"].astype(float) * rows["tokens"])
 
 
 def _row(
-    evaluation: TextEvaluation, group: Sequence[TextEvaluation], gaussian: pd.DataFrame
+    evaluation: Evaluation, group: Sequence[Evaluation], gaussian: pd.DataFrame
 ) -> dict[str, Any]:
-    facts, dtype, dq = evaluation.facts, evaluation.dtype, evaluation.dq
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, NO_VALUE) | {
-        "model": label_model(str(facts["model"])),
+    dtype, dq, blocksize = evaluation["dtype"], evaluation["dq"], evaluation["blocksize"]
+    row: dict[str, Any] = {
+        "model": label_model(evaluation["model"]),
         "type": type_name(dtype, dq),
+        "block": NO_VALUE,
+        "backend": NO_VALUE,
         "bits": "16",
-        "perplexity": f"{math.exp(facts['value']):.2f}",
+        "perplexity": f"{math.exp(evaluation['value']):.2f}",
+        "rise over 16-bit": NO_VALUE,
+        "KL, nats a token": NO_VALUE,
+        "same top token": NO_VALUE,
+        "NF4 against it": NO_VALUE,
+        "verdict on NF4": NO_VALUE,
+        "MSE on N(0,1), 1e-3": NO_VALUE,
         "paper": printed_perplexity(dtype, dq),
+        "rise elsewhere": rise_in_rerun(dtype, dq) if blocksize == RERUN_BLOCK else NO_VALUE,
     }
     if nf4 := _matching_nf4(evaluation, group):
         row["NF4 against it"], row["verdict on NF4"] = _compare_perplexities(evaluation, nf4)
-    if facts["blocksize"] == RERUN_BLOCK:
-        row["rise elsewhere"] = rise_in_rerun(dtype, dq)
-    if not evaluation.is_quantized:
+    if dtype in FULL_PRECISION:
         return row
-    sixteen_bit = [other for other in group if other.dtype == "bf16"]
+    if sixteen_bit := [other for other in group if other["dtype"] == "bf16"]:
+        row["rise over 16-bit"], _ = _compare_perplexities(sixteen_bit[0], evaluation)
     return row | {
-        "block": NO_VALUE if pd.isna(facts["blocksize"]) else int(facts["blocksize"]),
-        "backend": facts["backend"],
-        "bits": f"{facts['bits']:.3f}",
-        "rise over 16-bit": _compare_perplexities(sixteen_bit[0], evaluation)[0]
-        if sixteen_bit
-        else NO_VALUE,
+        "block": NO_VALUE if pd.isna(blocksize) else int(blocksize),
+        "backend": evaluation["backend"],
+        "bits": f"{evaluation['bits']:.3f}",
         "KL, nats a token": _mean_with_interval(evaluation, "kl", digits=4),
         "same top token": _mean_with_interval(evaluation, "same_top", digits=3),
         "MSE on N(0,1), 1e-3": _gaussian_mse(evaluation, gaussian),
@@ -206,9 +175,9 @@ def percent_change(difference: float) -> float:
     return 100 * math.expm1(difference)
 
 
-def _compare_perplexities(before: TextEvaluation, after: TextEvaluation) -> tuple[str, str]:
+def _compare_perplexities(before: Evaluation, after: Evaluation) -> tuple[str, str]:
     """Return the change of perplexity with its interval, and the verdict, on the same windows."""
-    first, second = before.score_windows(LOSS), after.score_windows(LOSS)
+    first, second = score_windows(before, LOSS), score_windows(after, LOSS)
     if first.empty or set(first.index) != set(second.index):
         return "other tokens", NO_VALUE
     tokens = first["tokens"].to_numpy(np.float64)
@@ -220,30 +189,22 @@ def _compare_perplexities(before: TextEvaluation, after: TextEvaluation) -> tupl
     return f"{change:+.1f} % {interval}", verdict
 
 
-def _matching_nf4(
-    evaluation: TextEvaluation, group: Sequence[TextEvaluation]
-) -> TextEvaluation | None:
+def _matching_nf4(evaluation: Evaluation, group: Sequence[Evaluation]) -> Evaluation | None:
     """Return NF4 to compare a type with, with as much quantized where it can be.
 
     NF4 with double quantization is compared with NF4 without.
     """
-    nf4 = [other for other in group if other.dtype == "nf4" and other is not evaluation]
-    if evaluation.dtype == "nf4":
-        nf4 = [other for other in nf4 if evaluation.dq and not other.dq]
-    facts = evaluation.facts
+    nf4 = [other for other in group if other["dtype"] == "nf4"]
+    if evaluation["dtype"] == "nf4":
+        nf4 = [other for other in nf4 if evaluation["dq"] and not other["dq"]]
+    alike = ("blocksize", "backend", "dq")  # the first counts most
     return min(
-        nf4,
-        key=lambda other: (
-            other.facts["blocksize"] != facts["blocksize"],
-            other.facts["backend"] != facts["backend"],
-            other.dq != evaluation.dq,
-        ),
-        default=None,
+        nf4, key=lambda other: [other[name] != evaluation[name] for name in alike], default=None
     )
 
 
-def _mean_with_interval(evaluation: TextEvaluation, metric: str, *, digits: int) -> str:
-    windows = evaluation.score_windows(metric)
+def _mean_with_interval(evaluation: Evaluation, metric: str, *, digits: int) -> str:
+    windows = score_windows(evaluation, metric)
     if windows.empty:
         return NOT_MEASURED
     sums, tokens = windows["sum"].to_numpy(np.float64), windows["tokens"].to_numpy(np.float64)
@@ -251,29 +212,22 @@ def _mean_with_interval(evaluation: TextEvaluation, metric: str, *, digits: int)
     return f"{sums.sum() / tokens.sum():.{digits}f} {interval}"
 
 
-def _gaussian_mse(evaluation: TextEvaluation, gaussian: pd.DataFrame) -> str:
+def _gaussian_mse(evaluation: Evaluation, gaussian: pd.DataFrame) -> str:
     if gaussian.empty:
         return NOT_MEASURED
-    same = gaussian[
-        (gaussian["dtype"] == evaluation.dtype)
-        & (gaussian["dq"] == evaluation.dq)
-        & (gaussian["blocksize"] == evaluation.facts["blocksize"])
-    ]
+    keys = ["dtype", "dq", "blocksize"]
+    same = gaussian[(gaussian[keys] == [evaluation[key] for key in keys]).all(axis=1)]
     return f"{1e3 * float(same['mse'].iloc[0]):.3f}" if len(same) else NOT_MEASURED
 
 
-def _list_notes(evaluations: Sequence[TextEvaluation]) -> list[str]:
-    noted = [e.facts for e in evaluations if pd.notna(e.facts["note"])]
-    notes = [f"{facts['model']}: {facts['note']}" for facts in noted]
-    for evaluation in evaluations:
-        facts, settings = evaluation.facts, evaluation.eval_settings
-        if settings:
+def _list_notes(evaluations: pd.DataFrame) -> list[str]:
+    notes = list_run_notes(evaluations)
+    for evaluation in evaluations.to_dict("records"):
+        if settings := evaluation["eval_settings"]:
             window = settings["perplexity_window"]
             notes.append(
-                f"{facts['model']} on {str(settings['perplexity_file']).split()[0]}: "
-                f"{facts['n']:,} tokens scored in windows of {window} tokens, "
+                f"{evaluation['model']} on {str(settings['perplexity_file']).split()[0]}: "
+                f"{evaluation['n']:,} tokens scored in windows of {window} tokens, "
                 f"{settings.get('perplexity_stride') or window} from one to the next"
             )
-        if facts["dirty"]:
-            notes.append(f"{facts['folder']}: the code had uncommitted changes")
     return list(dict.fromkeys(notes))

@@ -9,7 +9,6 @@ from analysis.artifacts.artifact import (
     Artifact,
     CellScore,
     cell_scores,
-    fixed_row,
 )
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
@@ -49,7 +48,7 @@ ARTIFACT = Artifact(
     varies=("dtype.name", "dtype.scales", "dq", "lora.target"),
     models=(ROBERTA, *COLUMNS),
     scores=(HELD_OUT.task, ROUGE.task),
-    base_row=fixed_row("lora bf16"),
+    base_rows=("lora bf16",),
     presets=(f"{STEM}_a", f"{STEM}_b"),
     digits=1,
     notes=(

@@ -2,14 +2,7 @@
 
 from functools import partial
 
-from analysis.artifacts.artifact import (
-    MMLU,
-    MMLU_FIRST,
-    Artifact,
-    CellScore,
-    cell_scores,
-    fixed_row,
-)
+from analysis.artifacts.artifact import MMLU, MMLU_FIRST, Artifact, CellScore, cell_scores
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
 from analysis.paper_tables import LLAMA_MODELS
@@ -40,7 +33,7 @@ ARTIFACT = Artifact(
     varies=("dtype.name", "dtype.scales", "dq", "lora.target"),
     models=LLAMA_MODELS,
     scores=(MMLU.task,),
-    base_row=fixed_row("bf16"),
+    base_rows=("bf16",),
     digits=1,
     notes=(
         "base row: bf16, adapters on a 16-bit model",

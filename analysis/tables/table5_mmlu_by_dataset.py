@@ -9,7 +9,6 @@ from analysis.artifacts.artifact import (
     CellScore,
     cell_scores,
     describe_settings,
-    fixed_row,
 )
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
@@ -52,7 +51,7 @@ ARTIFACT = Artifact(
     varies=("data", "train.batch_size", "train.max_steps"),
     models=LLAMA_MODELS,
     scores=(MMLU.task,),
-    base_row=fixed_row(NO_TUNING),
+    base_rows=(NO_TUNING,),
     digits=1,
     notes=(
         "base row: none, the model before tuning",

@@ -1,22 +1,21 @@
 """Table 7: Elo by human votes and by GPT-4, on the Vicuna and the OA benchmark."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis.paper_tables import list_errata, load_column
-from analysis.ranking.elo import EloColumn, format_interval, format_ranks, rate_column
+from analysis.ranking.elo import EloColumn, format_ranks, rate_column
 from analysis.ranking.tally import human_verdicts, pairwise_verdicts
-from analysis.table import Table, format_signed
+from analysis.table import Table, format_interval, format_signed
 
 STEM = "table7_elo"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RatedColumn:
+class RatedColumn(NamedTuple):
     """A printed column and the verdicts that it is made of."""
 
     title: str
@@ -26,18 +25,9 @@ class RatedColumn:
 
 
 COLUMNS = {
-    "human_vicuna": RatedColumn(
-        title="human, Vicuna", load_verdicts=human_verdicts, benchmark="vicuna", close=1
-    ),
-    "gpt4_vicuna": RatedColumn(
-        title="GPT-4, Vicuna",
-        load_verdicts=partial(pairwise_verdicts, "vicuna"),
-        benchmark="vicuna",
-        close=1,
-    ),
-    "gpt4_oa": RatedColumn(
-        title="GPT-4, OA", load_verdicts=partial(pairwise_verdicts, "oa"), benchmark="oa", close=2
-    ),
+    "human_vicuna": RatedColumn("human, Vicuna", human_verdicts, "vicuna", 1),
+    "gpt4_vicuna": RatedColumn("GPT-4, Vicuna", partial(pairwise_verdicts, "vicuna"), "vicuna", 1),
+    "gpt4_oa": RatedColumn("GPT-4, OA", partial(pairwise_verdicts, "oa"), "oa", 2),
 }
 # (column, system) pairs whose printed cells stand in each other's place
 EXCHANGED = (("human_vicuna", "chatgpt-3.5"), ("gpt4_vicuna", "guanaco-13b"))
@@ -50,11 +40,11 @@ def build_table(_results: Path) -> Table:
         column = COLUMNS[name]
         rated = rate_column(column.load_verdicts(), preset="as_printed", benchmark=column.benchmark)
         rows += _rows_of_column(name, rated, corrected)
-        close = sum(abs(e - corrected[system]) <= column.close for system, e in rated.elo().items())
+        close = (abs(rated.ratings["elo"] - pd.Series(corrected)) <= column.close).sum()
         notes.append(
-            f"{column.title}: {rated.setting()}, {rated.questions} questions, {rated.missing:,} "
-            f"verdicts missing; within {column.close:g} Elo of the paper on {close} of "
-            f"{len(corrected)} systems once the exchanged cells are undone"
+            f"{column.title}: {rated.describe_setting()}, {rated.questions} questions, "
+            f"{rated.missing:,} verdicts missing; within {column.close:g} Elo of the paper on "
+            f"{close} of {len(corrected)} systems once the exchanged cells are undone"
         )
     return Table(
         title="Table 7: Elo by human votes and by GPT-4's verdicts",
@@ -90,7 +80,7 @@ def _rows_of_column(
             "ours": f"{row['elo']:.1f}",
             "difference": format_signed(row["elo"] - printed[system], 1),
             "corrected": format_signed(row["elo"] - corrected[system], 1),
-            "interval": format_interval(row),
+            "interval": format_interval((row["low"], row["high"]), 0),
             "paper's rank": f"{ranks[system]:.0f}",
             "rank": f"{row['rank']:.0f} ({format_ranks(row)})",
             "n": f"{rated.matches:,}",

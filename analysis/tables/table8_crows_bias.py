@@ -1,9 +1,8 @@
 """Table 8: bias on CrowS-Pairs before and after training, by category."""
 
-from collections.abc import Sequence
 from functools import partial
 
-from analysis.artifacts.artifact import Artifact, CellScore, Score, fixed_row
+from analysis.artifacts.artifact import Artifact, CellScore, Score
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
 from analysis.paper_tables import CellKey, load_cells
@@ -47,11 +46,6 @@ def _row(run: EvaluatedRun) -> str:
     return f"tuned on {run.setting('data.name')}" if run.is_tuned else "before tuning"
 
 
-def select_base(rows: Sequence[str]) -> str | None:
-    """Return the untuned model's row."""
-    return fixed_row(LLAMA)(rows) or fixed_row("before tuning")(rows)
-
-
 def printed_cells() -> dict[CellKey, float]:
     """Return the printed cells, a model a row."""
     return {(model, category): value for (category, model), value in load_cells(STEM).items()}
@@ -65,7 +59,7 @@ ARTIFACT = Artifact(
     varies=("lora", "data", "train"),
     models=(LLAMA,),
     scores=(*(f"{TASK}_{category}" for category in CATEGORIES), TASK),
-    base_row=select_base,
+    base_rows=(LLAMA, "before tuning"),
     load_printed=printed_cells,
     digits=1,
     notes=(

@@ -1,11 +1,12 @@
 """The order of the training rows, and collators: from encoded rows to the tensors of a batch.
 
-B = sequences in the micro-batch, T = their longest, K = positions that need logits, S = tokens of
-all of them.
+B = sequences in the micro-batch, T = their longest, K = positions that need logits, R and S = rows
+and tokens of a pack.
 """
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def _group_by_length(
     return [i for batch in [*batches, ragged] for i in batch]
 
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # tensors, and the length of the longest row of a pack
 Collator = Callable[[Sequence[EncodedExample]], Batch]
 IGNORE = -100
 ROW_START = -101  # label of a packed row's first token, where the means of rows are wanted
@@ -102,9 +103,9 @@ def causal_collator(pad_id: int, *, trims_logits: bool) -> Collator:
 def packed_collator(*, trims_logits: bool, mark_rows: bool = False) -> Collator:
     """Return a collator that lays the micro-batch end to end, without padding.
 
-    Positions start again at 0 with each row; the model's attention mask is made from them, so rows
-    do not see each other. The loss is that of the padded batch. `mark_rows` gives each row's first
-    token the label ROW_BEGINS, by which the loss tells rows apart.
+    Positions start again at 0 with each row; from them, or from the ends of the rows, the model
+    knows which tokens see each other. The loss is that of the padded batch. `mark_rows` gives each
+    row's first token the label ROW_START, by which the loss tells rows apart.
     """
     first = ROW_START if mark_rows else IGNORE
 
@@ -113,7 +114,17 @@ def packed_collator(*, trims_logits: bool, mark_rows: bool = False) -> Collator:
         positions = torch.tensor([[p for row in rows for p in range(len(row))]])  # (1, S)
         # The first token of a row is not to be predicted from the row before.
         labels = torch.tensor([[i for row in rows for i in (first, *row.labels[1:])]])  # (1, S)
-        batch = {"input_ids": ids, "position_ids": positions}
+        ends = torch.tensor([0, *map(len, rows)]).cumsum(0).int()  # (R+1,)
+        longest = max(map(len, rows))
+        batch = {
+            "input_ids": ids,
+            "position_ids": positions,
+            # by the names that attention has in transformers
+            "cu_seq_lens_q": ends,
+            "cu_seq_lens_k": ends,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
         return batch | _select_logits(labels, trims_logits=trims_logits)
 
     return collate

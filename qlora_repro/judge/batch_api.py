@@ -103,7 +103,7 @@ class BatchRunner:
     async def _record(self, event: BatchEvent, mark: str, **values: Any) -> None:
         row = {"event": event, "mark": mark, **values}
         self._journal.rows.append(row)
-        await self._journal.append(row)
+        await self._journal.append(json.dumps(row).encode())
 
     async def _find_open_batch(self) -> str | None:
         """Return the id of a batch that was created and not collected."""
@@ -213,7 +213,7 @@ class BatchRunner:
             body = self._bodies.get(key, {})  # an earlier run may have asked for other matches
             max_cost = context.budget.max_cost(body) if body else 0.0
             context.budget.settle(0.0, cost=context.budget.cost(reply, fallback=max_cost))
-            await context.replies.add(key, body, reply)
+            await context.replies.add(key, json.dumps(body).encode(), reply)
             context.on_reply()
         return refusal
 

@@ -1,6 +1,7 @@
 """The judge behind an OpenAI-compatible server: matches, requests, replies, verdicts, summary."""
 
 import asyncio
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +63,7 @@ def judge_openai(matches: Sequence[Match], cfg: JudgeConfig, folder: Path) -> li
         if estimate.requests > estimate.stored:
             _check_estimate(estimate, cfg)
             read_api_key(cfg)
+            gc.freeze()  # the requests stay: searching them for garbage again and again takes time
             asyncio.run(_request_replies(bodies, replies, cfg, folder))
         judgments = [
             judgment_from_completion(match, cfg, key=key, reply=replies[key])

@@ -42,9 +42,9 @@ class Journal:
         self._waiting: list[asyncio.Future[None]] = []
         self._sync_task: asyncio.Task[None] | None = None
 
-    def append(self, row: dict[str, Any]) -> asyncio.Future[None]:
-        """Write a row at once; return a future that is done once it is synced to disk."""
-        self._file.write(json.dumps(row).encode() + b"\n")
+    def append(self, row: bytes) -> asyncio.Future[None]:
+        """Write a row of JSON at once; return a future that is done once it is synced to disk."""
+        self._file.write(row + b"\n")
         self._file.flush()
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(synced)
@@ -89,9 +89,14 @@ class ReplyStore:
     def __len__(self) -> int:
         return len(self._replies)
 
-    async def add(self, key: str, request: dict[str, Any], response: dict[str, Any]) -> None:
-        """Store a reply beside its request: written at once, synced and found when this returns."""
-        await self._journal.append({"key": key, "request": request, "response": response})
+    async def add(self, key: str, request: bytes, response: dict[str, Any]) -> None:
+        """Store a reply beside its request, which is JSON as it was sent.
+
+        The row is written at once, and synced and found when this returns.
+        """
+        reply = json.dumps(response).encode()
+        row = b'{"key": "%b", "request": %b, "response": %b}' % (key.encode(), request, reply)
+        await self._journal.append(row)
         self._replies[key] = response
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from qlora_repro.quant.one_pass import dequantize_in_one_pass, fits_one_pass
+
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -41,7 +43,7 @@ class LoraProduct(torch.autograd.Function):
         """
         read = x if dropped is None else dropped  # (N, in)
         low = read @ a.T  # (N, r)
-        y: Tensor = base(x)  # (N, out)
+        y = multiply_base(base, x)  # (N, out)
         y.addmm_(low, b.T, alpha=scaling)
         ctx.save_for_backward(read, low, a, b)
         ctx.scaling, ctx.base, ctx.drops = scaling, base, dropped is not None
@@ -65,13 +67,30 @@ class LoraProduct(torch.autograd.Function):
         return grad_x, grad_dropped, grad_a, grad_b, None, None
 
 
+def multiply_base(base: nn.Module, x: Tensor) -> Tensor:
+    """Return x W' and its bias for x (N, in): (N, out)."""
+    if isinstance(base, Linear4bit) and len(x) > 1:  # for one row bitsandbytes has a kernel
+        packed, state = _packed_weight(base)
+        if fits_one_pass(packed, state):
+            return nn.functional.linear(x, dequantize_in_one_pass(packed, state), base.bias)
+    y: Tensor = base(x)
+    return y
+
+
 def dense_weight(base: nn.Module, dtype: torch.dtype) -> Tensor:
     """Return the weight (out, in) of a plain or a 4-bit linear layer in `dtype`."""
-    weight: Any = base.weight
     if isinstance(base, Linear4bit):
-        state = getattr(weight, "quant_state", None)  # which FSDP's own parameter does not have
-        return dequantize_4bit(weight.data, state or base.quant_state).to(dtype)
+        packed, state = _packed_weight(base)
+        dequantize = dequantize_in_one_pass if fits_one_pass(packed, state) else dequantize_4bit
+        return dequantize(packed, state).to(dtype)
+    weight: Any = base.weight
     return weight.to(dtype)  # type: ignore[no-any-return]
+
+
+def _packed_weight(base: Any) -> tuple[Tensor, Any]:
+    """Return a 4-bit layer's codes and what bitsandbytes needs to read them."""
+    state = getattr(base.weight, "quant_state", None)  # which FSDP's own parameter does not have
+    return base.weight.data, state or base.quant_state
 
 
 class FusedForward:

@@ -159,6 +159,7 @@ def _build_job(
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,
         callbacks=[*callbacks, fsdp.Autocast()] if shards else callbacks,
+        attention=cfg.model.attention,
     )
 
 

@@ -49,24 +49,34 @@ class RowDropout(nn.Module):
         self.layer = layer
         self.length = length
         self.seeds: Sequence[int] = ()  # of the rows in the micro-batch
+        self.lengths: Sequence[int] = ()  # tokens of those rows
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input (B, T, n), in training with a share p of its values dropped.
 
-        An input whose rows are not those of the micro-batch is treated as torch would.
+        The rows may also lie end to end, (1, S, n). An input whose rows are not those of the
+        micro-batch is treated as torch would.
         """
         if not self.training or not self.p:
             return x
-        if x.dim() != 3 or len(x) != len(self.seeds):
+        mask = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+        rows = self._split_rows(mask)  # each (T, n)
+        if not rows:
             return nn.functional.dropout(x, self.p)
-        batch, tokens, width = x.shape
         generator = torch.Generator(x.device)
-        mask = torch.empty(batch, tokens, width, dtype=torch.bool, device=x.device)
-        row_mask = mask.new_empty(max(tokens, self.length), width)
-        for row, seed in enumerate(self.seeds):
+        drawn = mask.new_empty(max(x.shape[1], self.length), x.shape[2])
+        for row, seed in zip(rows, self.seeds, strict=True):
             generator.manual_seed((seed + self.layer * LAYER_STRIDE) % SEED_RANGE)
-            mask[row] = row_mask.bernoulli_(1 - self.p, generator=generator)[:tokens]
+            row.copy_(drawn.bernoulli_(1 - self.p, generator=generator)[: len(row)])
         return _MaskedScale.apply(x, mask, 1 / (1 - self.p))  # type: ignore[no-any-return]
+
+    def _split_rows(self, mask: Tensor) -> Sequence[Tensor]:
+        """Return the mask's part of each row of the micro-batch; none where they are unknown."""
+        if mask.dim() == 3 and len(mask) == len(self.seeds):
+            return list(mask)
+        if mask.dim() == 3 and len(mask) == 1 and mask.shape[1] == sum(self.lengths):
+            return list(torch.split(mask[0], list(self.lengths)))
+        return ()
 
 
 def install_row_dropout(model: nn.Module, *, length: int) -> list[RowDropout]:
@@ -96,15 +106,23 @@ class DropoutSeeding(TrainerCallback):
         seed: The run's.
         per_step: Micro-batches in a batch, of all processes.
         rows: Rows in a micro-batch.
+        lengths: Tokens of all rows of the run, in their order; of use where they are packed.
         dropouts: The modules to seed.
     """
 
     def __init__(
-        self, seed: int, per_step: int, *, rows: int = 1, dropouts: Sequence[RowDropout] = ()
+        self,
+        seed: int,
+        per_step: int,
+        *,
+        rows: int = 1,
+        lengths: Sequence[int] = (),
+        dropouts: Sequence[RowDropout] = (),
     ) -> None:
         self.seed = seed
         self.per_step = per_step
         self.rows = rows
+        self.lengths = lengths
         self.dropouts = dropouts
         self.substep = 0  # micro-batches of this step that this process has done
 
@@ -129,7 +147,7 @@ class DropoutSeeding(TrainerCallback):
         first = number * self.rows
         seeds = [self._derive_seed("row", row) for row in range(first, first + self.rows)]
         for dropout in self.dropouts:
-            dropout.seeds = seeds
+            dropout.seeds, dropout.lengths = seeds, self.lengths[first : first + self.rows]
 
     def _derive_seed(self, *names: object) -> int:
         digest = hashlib.sha256(" ".join(map(str, (self.seed, *names))).encode()).digest()

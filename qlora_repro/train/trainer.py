@@ -12,7 +12,13 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import distributed, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from qlora_repro.config.schema import TrainConfig
 from qlora_repro.data.collators import Collator, order_rows
@@ -21,6 +27,7 @@ from qlora_repro.distributed.environment import rank, world_size
 from qlora_repro.distributed.process_group import process_group
 from qlora_repro.errors import ConfigError
 from qlora_repro.lora.fused import CastAdaptersOnce, FusedForward
+from qlora_repro.model.attention import choose_attention, use_attention
 from qlora_repro.model.library_logging import silence_progress_bars
 from qlora_repro.train.callbacks import ProgressBar
 from qlora_repro.train.checkpoint import (
@@ -57,6 +64,7 @@ class Numerics:
     fused_layers: int  # LoRA layers that compute in one function of autograd
     tf32: bool  # float32 products of a GPU in TF32
     kernels: str  # none, or liger
+    attention: str  # sdpa: torch's kernel; by_length, by_row: see model/attention.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +112,7 @@ class TrainingInputs:
     seed: int
     folder: Path  # checkpoints go here
     callbacks: Sequence[TrainerCallback] = ()
+    attention: str = "auto"  # sdpa: packed rows are kept apart by a mask
 
 
 def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -> TrainResult:
@@ -141,6 +150,7 @@ def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -
         inputs.seed,
         cfg.batch_size // cfg.micro_batch_rows,
         rows=cfg.micro_batch_rows,
+        lengths=list(map(len, ordered)),
         dropouts=install_row_dropout(model, length=max(map(len, rows))),
     )
     rotation = CheckpointRotation(folder, keep=cfg.keep_checkpoints)
@@ -160,8 +170,16 @@ def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -
     start_time = time.monotonic()
     out_of_memory = explain_out_of_memory(model, cfg.micro_batch_rows)
     library = restore_library(model)
+    attention = use_attention(_base_model(model), numerics.attention)
     try:
-        with progress, silence_progress_bars(), explain_full_disk(folder), out_of_memory, library:
+        with (
+            progress,
+            silence_progress_bars(),
+            explain_full_disk(folder),
+            out_of_memory,
+            library,
+            attention,
+        ):
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
         seconds, paged_memory = time.monotonic() - start_time, peak.paged_bytes()
         steps = _read_steps(trainer)
@@ -234,7 +252,18 @@ def _choose_numerics(
         fused_layers=len(fused),
         tf32=half_precision,
         kernels=cfg.kernels if device.type == "cuda" else "none",
+        attention=choose_attention(
+            _base_model(model),
+            packing=cfg.packing and inputs.attention == "auto",
+            dtype=getattr(torch, inputs.compute_dtype),
+        ),
     )
+
+
+def _base_model(model: Any) -> PreTrainedModel:
+    """Return the model of transformers without the adapters around it."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base  # type: ignore[no-any-return]
 
 
 def build_arguments(
@@ -320,8 +349,7 @@ def restore_library(model: nn.Module) -> Iterator[None]:
     Liger replaces functions and classes there, and so for every model after the one at hand: the
     next cell of a sweep would compute with its kernels whatever its settings.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    library = vars(sys.modules[type(base).__module__])
+    library = vars(sys.modules[type(_base_model(model)).__module__])
     original = dict(library)
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from forking import Forked, fork
-from running import Outcome, command
+from running import Outcome, run_afresh
 
 from qlora_repro.stages import train as training
 
@@ -81,7 +81,7 @@ def without_torch(swept: Forked, tmp_path: Path) -> Outcome:
     for name in ("torch", "scipy", "transformers", "peft"):
         (site / name).mkdir(parents=True)
         (site / name / "__init__.py").write_text(f"raise ImportError('{name} was imported')")
-    return command(swept.folder, *SMALL, "train.lr=0.05", env={"PYTHONPATH": str(site)})
+    return run_afresh(swept.folder, *SMALL, "train.lr=0.05", env={"PYTHONPATH": str(site)})
 
 
 def test_a_finished_cell_shows_its_row_without_importing_what_runs_models(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from experiments.benchmarks.gpu_report.__main__ import LIMITS, read_junit
+from experiments.benchmarks.gpu_report.__main__ import LIMITS, list_gpu_tests, read_junit
 from experiments.benchmarks.gpu_report.parts import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +52,8 @@ def test_parts_measure_what_they_are_named_for(report: dict[str, Any]) -> None:
     assert [row for row in ways if "failed" in row] == []
     assert {row["way"] for row in ways} >= {"NF4 + DQ", "BF16 LoRA", "plain script, NF4 + DQ"}
     assert all(row["tokens/s"] > 0 for row in ways)
+    losses = [row["loss of step 2, nats"] for row in ways if row["way"][:8] == "NF4 + DQ"]
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-3)
     assert parts[7]["facts"]["adapters equal"]
     assert parts[7]["facts"]["resumed from step"] == 4
     assert parts[8]["facts"]["adapters equal"]  # a CPU adds in the same order each time
@@ -61,6 +63,11 @@ def test_parts_measure_what_they_are_named_for(report: dict[str, Any]) -> None:
 
 def test_the_parent_knows_the_limits_of_the_parts() -> None:
     assert {number: part.limit for number, part in PARTS.items()} == LIMITS
+
+
+def test_the_report_runs_the_tests_for_a_gpu() -> None:
+    marked = {path.name for path in list_gpu_tests() if "pytest.mark.gpu" in path.read_text()}
+    assert {"test_gpu.py", "test_gpu_kernels.py", "test_gpu_prefetch.py"} <= marked
 
 
 def test_failed_and_skipped_tests_are_rows(tmp_path: Path) -> None:

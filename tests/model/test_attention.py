@@ -1,19 +1,24 @@
 """Attention by length is the same attention, and a replay of an older run goes the older way."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from qlora_repro.config.schema import RunConfig
+from qlora_repro.data.collators import packed_collator
+from qlora_repro.data.tokenization import EncodedExample
 from qlora_repro.model import attention
 from qlora_repro.session import ModelSession
 from qlora_repro.store.load import load_documents
 from qlora_repro.sweep.replay import _with_later_settings
+from qlora_repro.train.loss import token_loss
 
 HEADS, GROUPS, SIZE = 4, 2, 16
 
@@ -112,6 +117,63 @@ def test_a_model_trains_the_same_to_rounding(llama: LlamaForCausalLM) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 5], ids=["whole rows", "sliding window"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_packed_rows_train_alike_one_by_one_and_behind_a_mask(
+    checkpointing: bool, window: int | None, rows: list[EncodedExample]
+) -> None:
+    torch.manual_seed(0)
+    config = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "use_cache": False}
+    model = MistralForCausalLM(MistralConfig(**config, **heads, sliding_window=window)).train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    batch = packed_collator(trims_logits=False)(rows[:4])
+    labels = batch.pop("labels")
+    losses, gradients = [], []
+    for name in (attention.SDPA, attention.PACKED_ROWS):
+        model.zero_grad()
+        with attention.use_attention(model, name):
+            loss = token_loss(model(**batch).logits, labels, count=None)
+            loss.backward()
+        losses.append(loss.item())
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        assert model.config._attn_implementation == attention.SDPA
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for masked, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(masked, alone, atol=1e-6, rtol=1e-4)
+
+
+def test_packed_rows_keep_an_attention_that_the_user_chose(llama: LlamaForCausalLM) -> None:
+    choose = partial(attention.choose_attention, llama, dtype=torch.float32)
+    assert choose(packing=True) == attention.PACKED_ROWS
+    assert choose(packing=False) == attention.SDPA
+    llama.set_attn_implementation("eager")
+    assert choose(packing=True) == "eager"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "used"),
+    [
+        ((9, 0), torch.bfloat16, attention.PACKED_ROWS),
+        ((9, 0), torch.float32, attention.SDPA),
+        ((7, 5), torch.float16, attention.SDPA),
+    ],
+)
+def test_a_gpu_without_the_kernel_for_rows_keeps_them_apart_by_a_mask(
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    used: str,
+    llama: LlamaForCausalLM,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A parameter that says it is on a GPU stands in for one."""
+    weight = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(llama, "parameters", lambda: iter([weight]))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert attention.choose_attention(llama, packing=True, dtype=dtype) == used
 
 
 @pytest.mark.parametrize(("asked", "used"), [("auto", "by_length"), ("sdpa", "sdpa")])

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from plain_training import TRAIN
 from transformers import LlamaForCausalLM, TrainerControl, TrainerState
 
-from qlora_repro.data.collators import causal_collator
+from qlora_repro.data.collators import causal_collator, packed_collator
 from qlora_repro.data.tokenization import EncodedExample
 from qlora_repro.train.dropout import DropoutSeeding, RowDropout
 from qlora_repro.train.trainer import TrainingInputs, train_model
@@ -61,9 +61,12 @@ def losses(
     model.load_state_dict(llama.state_dict())
     torch.manual_seed(0)
     lora = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "down_proj"])
+    packed = changes.get("packing", False)
     job = TrainingInputs(
         rows=rows,
-        collate=causal_collator(2, trims_logits=True),
+        collate=packed_collator(trims_logits=True)
+        if packed
+        else causal_collator(2, trims_logits=True),
         compute_dtype="float32",
         seed=0,
         folder=folder,
@@ -81,6 +84,9 @@ def test_a_batch_has_the_same_masks_however_it_is_cut_up(
         assert cut == pytest.approx(whole, rel=2e-5)  # sums of float32 in another order
     again = losses(llama, rows, tmp_path, micro_batch_size=2, gradient_checkpointing=True)
     assert again == pytest.approx(whole, rel=2e-5)
+    for size in (4, 2, 1):
+        packed = losses(llama, rows, tmp_path, micro_batch_size=size, packing=True)
+        assert packed == pytest.approx(whole, rel=2e-5)
 
 
 def test_dropout_by_row_drops_its_share_and_scales_what_is_left() -> None:

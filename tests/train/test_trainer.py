@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, TrainerCallback, TrainingArguments
 
 from qlora_repro.config.schema import TrainConfig
-from qlora_repro.data.collators import causal_collator
+from qlora_repro.data.collators import causal_collator, packed_collator
 from qlora_repro.data.tokenization import EncodedExample
 from qlora_repro.errors import RunError
 from qlora_repro.lora.adapter import cast_adapters
@@ -260,4 +260,27 @@ def test_a_model_is_scored_without_the_mixed_precision_that_it_was_trained_in(
     assert torch.equal(*scores)
 
 
-MIXED = Numerics(autocast=True, fused_layers=0, tf32=False, kernels="none")
+MIXED = Numerics(autocast=True, fused_layers=0, tf32=False, kernels="none", attention="sdpa")
+
+
+def test_packed_rows_train_one_by_one_unless_torch_s_kernel_is_asked_for(
+    llama: LlamaForCausalLM, rows: list[EncodedExample], tmp_path: Path
+) -> None:
+    results = {}
+    for attention in ("auto", "sdpa"):
+        job = TrainingInputs(
+            rows=rows,
+            collate=packed_collator(trims_logits=True),
+            compute_dtype="float32",
+            seed=0,
+            folder=tmp_path / attention,
+            attention=attention,
+        )
+        model = adapted(fresh(llama))
+        cfg = replace(TRAIN, max_steps=3, save_steps=0, packing=True)
+        results[attention] = train_model(model, job, cfg=cfg)
+        assert model.config._attn_implementation == "sdpa"
+    alone, masked = results["auto"], results["sdpa"]
+    assert (alone.numerics.attention, masked.numerics.attention) == ("by_row", "sdpa")
+    losses = [[step.loss for step in result.steps] for result in (alone, masked)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -275,7 +275,7 @@ class Way:
 
 NF4_DQ, NF4 = ("dtype=nf4", "dq=true"), ("dtype=nf4", "dq=false")
 BF16, FP4 = ("dtype=bf16",), ("dtype=fp4", "dq=false")
-LIGER = ("train.kernels=liger",)
+LIGER, PACKED = ("train.kernels=liger",), ("train.packing=true",)
 WAYS = (  # those on one base stand together, as its making takes seconds
     Way(name="BF16 LoRA", dtype=BF16),
     Way(name="BF16 LoRA, Liger", dtype=BF16, more=LIGER),
@@ -285,6 +285,8 @@ WAYS = (  # those on one base stand together, as its making takes seconds
     Way(name="NF4 + DQ, Liger", dtype=NF4_DQ, more=LIGER),
     Way(name="NF4 + DQ", dtype=NF4_DQ, checkpointing=False),
     Way(name="NF4 + DQ, Liger", dtype=NF4_DQ, more=LIGER, checkpointing=False),
+    Way(name="NF4 + DQ, packed", dtype=NF4_DQ, more=PACKED),
+    Way(name="NF4 + DQ, packed, a mask", dtype=NF4_DQ, more=(*PACKED, "model.attention=sdpa")),
     Way(name="NF4 + DQ, PEFT's layers", dtype=NF4_DQ, more=("lora.fused=false",)),
     Way(name="NF4 + DQ, float32 adapters", dtype=NF4_DQ, more=("lora.dtype=float32",)),
     Way(name="NF4 + DQ", dtype=NF4_DQ, micro=1),
@@ -296,11 +298,16 @@ WAYS = (  # those on one base stand together, as its making takes seconds
 )
 
 
-ALIKE = [way for way in WAYS if way.micro == 1 or way.dtype in (NF4, FP4)]  # not in a dry run
+ALIKE = [  # not in a dry run
+    way for way in WAYS if way.micro == 1 or way.dtype in (NF4, FP4) or "mask" in way.name
+]
 
 
 def train_7b(bench: Bench, report: PartReport) -> None:
-    """7B's shape in many ways: real tokens a second and peak memory, batches of 16 x 512."""
+    """7B's shape in many ways: real tokens a second and peak memory.
+
+    Batches are of 16 x 512, or in micro-batches of 1 of 8 x 512.
+    """
     base: Base | None = None
     no_liger = not bench.cuda or find_spec("liger_kernel") is None
     if no_liger:
@@ -326,7 +333,7 @@ def train_7b(bench: Bench, report: PartReport) -> None:
 
 
 def _way_config(bench: Bench, way: Way) -> RunConfig:
-    size = 2 if bench.tiny else 16
+    size = 2 if bench.tiny else 16 if way.micro > 1 else 8
     return bench.configure(
         *("llama_7b", "lora.dtype=bfloat16", "lora.dropout=0", *way.dtype, *way.more),
         *(f"train.batch_size={size}", f"train.micro_batch_size={min(way.micro, size)}"),
@@ -348,7 +355,8 @@ def _try_way(bench: Bench, base: Base, cfg: RunConfig, way: Way) -> dict[str, An
     arm = train_arm(bench, base, cfg, steps=3 if way.micro > 1 and not bench.tiny else 2)
     memory = {"measured_bytes": arm.measured, "planned_bytes": arm.predicted}
     ratio = {"measured / planned": arm.measured / arm.predicted} if bench.cuda else {}
-    return row | {"tokens/s": arm.tokens / arm.step, "step_s": arm.step} | memory | ratio
+    speed = {"tokens/s": arm.tokens / arm.step, "step_s": arm.step}
+    return row | speed | memory | ratio | {"loss of step 2, nats": arm.result.steps[1].loss}
 
 
 def _compare_ways(report: PartReport) -> None:
@@ -370,6 +378,9 @@ def _compare_ways(report: PartReport) -> None:
             theirs = speeds.get((other, micro, True))
             if liger and theirs:
                 report.facts[f"NF4 + DQ, Liger / {other}, micro-batch {micro}"] = liger / theirs
+    by_row, masked = (speeds.get((f"NF4 + DQ, packed{how}", 16, True)) for how in ("", ", a mask"))
+    if by_row and masked:
+        report.facts["packed rows one by one / behind a mask"] = by_row / masked
     off = [abs(row["measured / planned"] - 1) for row in report.rows if "measured / planned" in row]
     if off:
         report.facts["largest distance of measured from planned memory, %"] = 100 * max(off)
@@ -551,10 +562,18 @@ def run_finding_1(bench: Bench, report: PartReport) -> None:
             outcome = pipeline.run_stages(cfg)
             scores = outcome.after.metrics if outcome.after else []
             values = {f"{m.task} {m.name}": m.value for m in scores if "/" not in m.task}
-            longest = max(longest, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            longest = max(longest, seconds)
             speed = outcome.training["tokens_per_second"] if outcome.training else None
             report.rows.append(
-                {"method": method, "seed": seed, "lr": cfg.train.lr, "tokens/s": speed, **values}
+                {
+                    "method": method,
+                    "seed": seed,
+                    "lr": cfg.train.lr,
+                    "tokens/s": speed,
+                    "cell_s": seconds,
+                    **values,
+                }
             )
 
 

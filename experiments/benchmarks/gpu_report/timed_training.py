@@ -161,11 +161,18 @@ def train_arm(
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         job = TrainingInputs(
             rows=rows,
-            collate=choose_collator(model, Padding, kind="causal", packing=cfg.train.packing),
+            collate=choose_collator(
+                model,
+                Padding,
+                kind="causal",
+                packing=cfg.train.packing,
+                mark_rows=cfg.train.loss_mean == "sequence",
+            ),
             compute_dtype=cfg.dtype.compute_dtype,
             seed=cfg.seed,
             folder=Path(folder),
             callbacks=[clock, *watch],
+            attention=cfg.model.attention,
         )
         plan = replace(cfg.train, max_steps=steps)
         free_memory()

@@ -20,7 +20,7 @@ ALWAYS = {"shares", "advantage"}
 
 def test_what_a_bare_file_lacks_is_said_in_one_line_each() -> None:
     sections = audit_judge(made(BARE))
-    there = {name for name, section in sections.items() if section.frame is not None}
+    there = {name for name, section in sections.items() if not section.frame.empty}
     assert there == ALWAYS
     for name in set(SECTIONS) - ALWAYS:
         (said,) = sections[name].notes
@@ -88,7 +88,7 @@ def test_a_judge_beside_votes_is_compared_with_their_majority() -> None:
 
 def test_a_file_of_which_nothing_could_be_read_says_so() -> None:
     sections = audit_judge(made([row | {"verdict": None} for row in BARE]))
-    assert {name for name, each in sections.items() if each.frame is not None} == {
+    assert {name for name, each in sections.items() if not each.frame.empty} == {
         "shares",
         "parse_failures",
     }
@@ -107,7 +107,7 @@ def test_lengths_that_are_all_alike_are_not_split() -> None:
     assert sections["by_length"].notes == [
         "not computed: most pairs have the same length, 18 characters"
     ]
-    assert sections["verbosity"].frame is None
+    assert sections["verbosity"].frame.empty
 
 
 def test_the_command_writes_markdown_json_and_figures(

@@ -47,7 +47,7 @@ def test_every_ordering_is_rated_as_a_plain_loop_rates_it() -> None:
     rng = np.random.Generator(np.random.SFC64(3))
     seats = assign_seats(50, 3, rng)
     played: list[list[tuple[int, int, float]]] = [[] for _ in range(50)]
-    for step in iterate_matches(COUNTS, seats, matches=None, replacement=False, rng=rng):
+    for step in iterate_matches(COUNTS, seats, matches=None, rng=rng):
         for lane in range(50):
             if step.played is None or step.played[lane]:
                 pair = (int(seats[step.first, lane]), int(seats[step.second, lane]))
@@ -86,14 +86,6 @@ def test_with_a_small_k_ratings_settle_where_the_odds_are() -> None:
     assert gap == pytest.approx(400 * math.log10(3), abs=2)
 
 
-def test_ties_may_be_left_out() -> None:
-    without = COUNTS * [1, 0, 1]
-    left_out = rate_orderings(COUNTS, 3, how(orderings=10, ties="left_out"))
-    assert (left_out == rate_orderings(without, 3, how(orderings=10))).all()
-    only_ties = np.array([[0, 9, 0]])
-    assert (rate_orderings(only_ties, 2, how(orderings=5)) == 1000).all()
-
-
 def test_k_of_32_has_forgotten_what_came_before_the_last_thousands_of_matches() -> None:
     verdicts = load_released_verdicts().query("benchmark == 'oa'")
     of = count_verdicts(verdicts)
@@ -127,7 +119,6 @@ def test_the_papers_interval_is_the_error_of_a_mean_over_orderings() -> None:
     [
         ([NONE], {}, "no matches with a verdict"),
         ([[1, 2, 0]], {"matches": 4}, "matches is 4, and there are 3"),
-        ([[1, 2, 0]], {"ties": "coin"}, "ties is 'coin'; it may be half or left_out"),
     ],
 )
 def test_what_cannot_be_rated_is_refused(
@@ -142,13 +133,6 @@ def test_presets_that_there_are_not_are_refused() -> None:
         load_setting("as_guessed", "vicuna")
     with pytest.raises(ConfigError, match="no K for the benchmark 'mine'; it has vicuna, oa"):
         load_setting("as_printed", "mine")
-
-
-def test_with_replacement_an_ordering_has_as_many_matches_as_there_are() -> None:
-    rated = rate_orderings(np.array([[9, 0, 0]]), 2, how(orderings=3, replacement=True))
-    assert rated[0, 0] == pytest.approx(
-        plain([(0, 1, 1.0)] * 9, n=2, start=1000, k=32)[0], abs=1e-3
-    )
 
 
 def test_verdicts_are_counted_by_question_pair_and_winner_whoever_is_shown_first() -> None:

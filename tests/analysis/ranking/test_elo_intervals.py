@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 
-from analysis.ranking.elo import (
-    ResampledRatings,
-    load_setting,
-    rate_orderings,
-    rate_resampled_questions,
-)
+from analysis.ranking.elo import load_setting, rate_orderings, rate_resampled_questions
 from analysis.ranking.tally import Tally, count_verdicts
+from qlora_repro.stats.intervals import TAILS
 from qlora_repro.store.verdicts import load_released_verdicts
 
 
@@ -21,7 +17,8 @@ def of(counts: list[list[list[int]]], systems: list[str]) -> Tally:
 def test_questions_that_all_say_the_same_leave_no_uncertainty() -> None:
     same = of([[[3, 0, 1]]] * 40, ["a", "b"])
     how = load_setting("as_stated", "vicuna")
-    low, high = rate_resampled_questions(same, how, resamples=200, each=40).interval()
+    resampled = rate_resampled_questions(same, how, resamples=200, each=40)
+    low, high = np.quantile(resampled, TAILS, axis=0)
     scatter = rate_orderings(same.total, 2, how).std(axis=0)
     assert (high - low < scatter).all()  # without the correction four times a mean's share of it
 
@@ -31,7 +28,7 @@ def test_the_interval_of_two_systems_is_that_of_their_odds() -> None:
     one = of([[[int(won), 0, int(not won)]] for won in wins], ["a", "b"])
     how = load_setting("as_printed", "vicuna", k=8)
     uncertain = rate_resampled_questions(one, how, resamples=400, each=40)
-    gap = uncertain.ratings[:, 0] - uncertain.ratings[:, 1]
+    gap = uncertain[:, 0] - uncertain[:, 1]
     share = wins.mean()
     # a rating that settles: log-odds, whose standard error is 1 / sqrt(n p (1 - p))
     wanted = 400 / np.log(10) / np.sqrt(400 * share * (1 - share))
@@ -46,13 +43,5 @@ def test_more_orderings_of_a_draw_do_not_change_the_interval() -> None:
         )
         for each in (40, 120)
     )
-    ratio = few.ratings.std(axis=0).mean() / many.ratings.std(axis=0).mean()
+    ratio = few.std(axis=0).mean() / many.std(axis=0).mean()
     assert ratio == pytest.approx(1, abs=0.25)
-
-
-def test_ranks_and_chances_are_counted_over_draws() -> None:
-    draws = np.array([[3.0, 2, 1]] * 90 + [[2.0, 3, 1]] * 10)
-    uncertain = ResampledRatings(systems=["a", "b", "c"], ratings=draws)
-    assert uncertain.ranks().tolist() == [[1, 1, 3], [2, 2, 3]]
-    assert uncertain.beats()[0].tolist() == [0, 0.9, 1]
-    assert uncertain.beats()[1].tolist() == [0.1, 0, 1]

@@ -20,14 +20,13 @@ def orders(
     width: int,
     *,
     matches: int | None = None,
-    replacement: bool = False,
     seed: int = 0,
 ) -> list[Played]:
     """Return what every ordering of a block plays, in terms of systems, lower one first."""
     rng = np.random.default_rng(seed)
     seats = assign_seats(width, 3, rng)
     lanes: list[Played] = [[] for _ in range(width)]
-    for step in iterate_matches(counts, seats, matches=matches, replacement=replacement, rng=rng):
+    for step in iterate_matches(counts, seats, matches=matches, rng=rng):
         for lane, played in enumerate(lanes):
             if step.played is None or step.played[lane]:
                 low, high = int(seats[step.first, lane]), int(seats[step.second, lane])
@@ -73,20 +72,9 @@ def test_orderings_of_some_of_the_matches_draw_without_replacement() -> None:
     assert len(Counter(map(tuple, some))) == 4 * 3
 
 
-def test_with_replacement_a_match_comes_as_often_as_its_share() -> None:
-    counts = np.array([[3, 0, 0], [0, 1, 0], [0, 0, 2]])
-    drawn = alone(counts, 600, matches=7, replacement=True)
-    assert {len(played) for played in drawn} == {7}
-    found = Counter(match for played in drawn for match in played)
-    expected = {(0, 1, 2): 2_100, (0, 2, 1): 700, (1, 2, 0): 1_400}
-    assert set(found) == set(expected)
-    observed = [found[match] for match in expected]
-    assert stats.chisquare(observed, list(expected.values())).pvalue > 0.001
-
-
-@pytest.mark.parametrize("replacement", [False, True])
-def test_seats_are_taken_by_all_systems_evenly(replacement: bool) -> None:
-    seats = assign_seats(6_000, 3, np.random.default_rng(int(replacement)))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_seats_are_taken_by_all_systems_evenly(seed: int) -> None:
+    seats = assign_seats(6_000, 3, np.random.default_rng(seed))
     assert (np.sort(seats, axis=0) == np.arange(3)[:, None]).all()
     seen = Counter(map(tuple, seats.T.tolist()))
     assert stats.chisquare(list(seen.values())).pvalue > 0.001

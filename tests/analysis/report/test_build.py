@@ -12,8 +12,12 @@ from scored_runs import add_run
 from analysis import build
 from analysis.__main__ import main
 from analysis.judge_audit import report
-from analysis.report.content import build_artifact_sections, build_content, classify_cell
-from analysis.report.render import render_page
+from analysis.report.page import (
+    build_artifact_sections,
+    build_content,
+    classify_cell,
+    render_page,
+)
 from analysis.tables import TABLES, build_table
 
 KEPT = ("table4_mmlu_by_dtype", "table8_crows_bias", "table13_order")

@@ -8,7 +8,7 @@ import pytest
 from browser import CHROMIUM, Tab, chromium
 
 from analysis.judge_audit import report
-from analysis.report.render import write_page
+from analysis.report.page import write_page
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on PATH; apt-get install chromium"

@@ -107,10 +107,10 @@ def test_relative_scores_are_ratios_of_sums_and_leave_out_replies_without_scores
     )
     lenient = {f"{name}_lenient": frame[name].fillna(3) for name in columns[3:]}
     found = score_against_chatgpt(frame.assign(**lenient), "x")
-    assert (found.chatgpt_first, found.system_first) == (50, 100)
-    assert found.mean == pytest.approx(100 * 10 / 15)
-    assert found.lenient == pytest.approx(100 * 13 / 18)
-    assert (found.n, found.missing) == (3, 1)
+    assert (found["chatgpt_first"], found["system_first"]) == (50, 100)
+    assert found["mean"] == pytest.approx(100 * 10 / 15)
+    assert found["lenient"] == pytest.approx(100 * 13 / 18)
+    assert (found["n"], found["missing"]) == (3, 1)
 
 
 def test_table_12_agrees_in_all_cells_with_questions_as_divisor_and_not_with_verdicts() -> None:

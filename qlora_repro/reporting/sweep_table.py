@@ -67,8 +67,8 @@ def build_sweep_tables(rows: Sequence[SweepRow]) -> list[Table]:
 
 
 def _build_cells_table(rows: Sequence[SweepRow], columns: Sequence[tuple[str, str]]) -> Table:
-    scores = (f"{task}\n{metric}\nbefore > after" for task, metric in columns)
-    numbers = right_aligned("bits", *scores)
+    headings = (f"{task}\n{metric}\nbefore > after" for task, metric in columns)
+    numbers = right_aligned("bits", *headings)
     table = Table("cell", *numbers, title="the sweep, a row a cell", title_justify="left")
     for row in rows:
         if row.result is None:

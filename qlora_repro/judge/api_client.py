@@ -39,14 +39,7 @@ NO_FUNDS_CODES = ("insufficient_quota", "billing_not_active")  # a 429 that wait
 SINGLE_REQUEST_CODES = ("context_length_exceeded", "content_filter", "content_policy_violation")
 MAX_MESSAGE_CHARS = 300  # of a server's message
 MAX_SDK_WAIT = 120.0  # s; the package takes no longer wait from a header
-POST_OPTIONS: RequestOptions = {  # written out, as the package takes time to fill in its defaults
-    "headers": {},
-    "params": {},
-    "follow_redirects": True,
-    "idempotency_key": "",  # none is sent
-    "security": {"bearer_auth": True},
-    "stream_mode": "legacy",
-}
+STARTS_PER_PASS = 4  # of the event loop; more would make replies come in ever larger groups
 REJECTED = "rejected"  # in a stored reply: why the server will never answer this request
 T = TypeVar("T")
 
@@ -111,7 +104,28 @@ class _HttpClient(DefaultAioHttpClient):
         self._cfg = cfg
         self._limits = RateLimits(requests=cfg.requests_per_minute, tokens=cfg.tokens_per_minute)
         self._stopped = False
+        self._template_parts: dict[str, Any] = {}
+        self._template: httpx2.Request
         self.waiting: set[asyncio.Task[Any]] = set()  # those that have no request under way
+
+    def build_request(self, method: str, url: Any, **parts: Any) -> httpx2.Request:
+        """Build a request; one that differs from the last in content alone shares its headers."""
+        if parts.get("content") is None:
+            return super().build_request(method, url, **parts)
+        template_parts = {"method": method, "url": url, **parts, "content": None}
+        if template_parts != self._template_parts:
+            self._template_parts = template_parts
+            self._template = super().build_request(**template_parts)
+            del self._template.headers["Content-Length"]  # 0, as the template is empty
+        request = httpx2.Request(
+            method,
+            self._template.url,
+            headers=self._template.headers,
+            stream=httpx2.ByteStream(parts["content"]),
+            extensions=self._template.extensions,
+        )
+        request.read()
+        return request
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send one try; a lost reply comes back as a 503, so that the package tries again."""
@@ -158,6 +172,14 @@ class _HttpClient(DefaultAioHttpClient):
         response.headers["retry-after-ms"] = f"{max(1.0, 1000 * min(wait, MAX_SDK_WAIT)):.0f}"
 
 
+class _Sdk(AsyncOpenAI):
+    """The openai package's client; its headers on Python and the system are not sent."""
+
+    def platform_headers(self) -> dict[str, str]:
+        """Return none: they take time to build and tell the server nothing that it needs."""
+        return {}
+
+
 class ApiClient:
     """Talks to one server; use it as an async context manager.
 
@@ -169,13 +191,25 @@ class ApiClient:
         self._cfg = cfg
         self._key = read_api_key(cfg)
         self._http = _HttpClient(cfg.client)
-        self.sdk = AsyncOpenAI(
+        self.sdk = _Sdk(
             api_key=self._key,
             base_url=cfg.base_url,
             max_retries=cfg.client.attempts - 1,
             timeout=cfg.client.timeout,
             http_client=self._http,
         )
+        # The whole address and every option: the package takes time to fill in what is missing
+        self._url = f"{self.sdk.base_url}chat/completions"
+        self._options: RequestOptions = {
+            "headers": {},
+            "params": {},
+            "max_retries": self.sdk.max_retries,
+            "timeout": cfg.client.timeout,
+            "follow_redirects": True,
+            "idempotency_key": "",  # none is sent
+            "security": {"bearer_auth": True},
+            "stream_mode": "legacy",
+        }
 
     async def __aenter__(self) -> "ApiClient":
         return self
@@ -184,12 +218,12 @@ class ApiClient:
         await self.sdk.close()
 
     async def complete(
-        self, body: dict[str, Any], *, tokens: int, on_lost: Callable[[], None]
+        self, content: bytes, *, tokens: int, on_lost: Callable[[], None]
     ) -> dict[str, Any]:
         """Return the chat completion that answers a request, as the server sent it.
 
         Args:
-            body: the request.
+            content: the request as JSON.
             tokens: that it is expected to take, for the rate limit.
             on_lost: called for each try that may be charged for although its reply never came.
 
@@ -199,10 +233,7 @@ class ApiClient:
         """
         call = _Call(tokens=tokens, on_lost=on_lost, is_chat=True)
         request = self.sdk.post(
-            "/chat/completions",
-            content=json.dumps(body).encode(),
-            cast_to=httpx2.Response,
-            options=POST_OPTIONS,
+            self._url, content=content, cast_to=httpx2.Response, options=self._options
         )
         await self.run(request, call)
         completion: dict[str, Any] = call.completion
@@ -288,39 +319,48 @@ async def complete_all(
     slots = asyncio.Semaphore(concurrency)
 
     async def ask(key: str, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()  # once, to be sent and to be stored
         try:
             try:
-                reply = await _complete_within_budget(body, context)
+                reply = await _complete_within_budget(body, content, context)
             finally:
                 slots.release()  # the next request need not wait for the disk
-            await context.replies.add(key, body, reply)
+            await context.replies.add(key, content, reply)
             context.on_reply()
         except Exception as error:  # noqa: BLE001 - raised once the others are done
             errors.append(error)
             context.client.stop()
 
     async with asyncio.TaskGroup() as group:
-        for key, body in bodies.items():
+        for number, (key, body) in enumerate(bodies.items(), 1):
             await slots.acquire()
-            try:
-                if not errors:
-                    await context.budget.reserve(context.budget.max_cost(body))
-            except RunError as error:
-                errors.append(error)
+            if not errors:
+                await _reserve(body, context.budget, errors)
             if errors:
                 break
             group.create_task(ask(key, body))
+            if number % STARTS_PER_PASS == 0:
+                await asyncio.sleep(0)
     if errors:
         raise errors[0]
 
 
-async def _complete_within_budget(body: dict[str, Any], context: RequestContext) -> dict[str, Any]:
+async def _reserve(body: dict[str, Any], budget: Budget, errors: list[Exception]) -> None:
+    try:
+        await budget.reserve(budget.max_cost(body))
+    except RunError as error:
+        errors.append(error)
+
+
+async def _complete_within_budget(
+    body: dict[str, Any], content: bytes, context: RequestContext
+) -> dict[str, Any]:
     """Return the reply to a request whose cost is reserved, and settle what it did cost."""
     budget, cost = context.budget, 0.0
     reserved = budget.max_cost(body)
     try:
         reply = await context.client.complete(
-            body,
+            content,
             tokens=context.expected_tokens(body),
             on_lost=lambda: budget.count_lost(reserved),
         )

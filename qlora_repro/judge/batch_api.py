@@ -9,6 +9,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,8 @@ async def complete_in_batches(
         RunError: the server refuses such requests, or `judge.client.attempts` batches in a row
             brought no reply.
     """
-    journal = Journal(folder / FILE)
-    runner = BatchRunner(bodies, context, cfg, journal)
-    try:
+    with closing(Journal(folder / FILE)) as journal:
+        runner = BatchRunner(bodies, context, cfg, journal)
         n_empty = 0
         while unanswered := [key for key in bodies if key not in context.replies]:
             if n_empty == cfg.client.attempts:
@@ -65,8 +65,6 @@ async def complete_in_batches(
             n_before = len(context.replies)
             await runner.run_next(unanswered)
             n_empty = 0 if len(context.replies) > n_before else n_empty + 1
-    finally:
-        journal.close()
 
 
 class BatchRunner:
@@ -103,7 +101,7 @@ class BatchRunner:
     async def _record(self, event: BatchEvent, mark: str, **values: Any) -> None:
         row = {"event": event, "mark": mark, **values}
         self._journal.rows.append(row)
-        await self._journal.append(row)
+        await self._journal.append(json.dumps(row).encode())
 
     async def _find_open_batch(self) -> str | None:
         """Return the id of a batch that was created and not collected."""
@@ -213,7 +211,7 @@ class BatchRunner:
             body = self._bodies.get(key, {})  # an earlier run may have asked for other matches
             max_cost = context.budget.max_cost(body) if body else 0.0
             context.budget.settle(0.0, cost=context.budget.cost(reply, fallback=max_cost))
-            await context.replies.add(key, body, reply)
+            await context.replies.add(key, json.dumps(body).encode(), reply)
             context.on_reply()
         return refusal
 

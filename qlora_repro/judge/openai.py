@@ -1,6 +1,8 @@
 """The judge behind an OpenAI-compatible server: matches, requests, replies, verdicts, summary."""
 
 import asyncio
+import gc
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +64,7 @@ def judge_openai(matches: Sequence[Match], cfg: JudgeConfig, folder: Path) -> li
         if estimate.requests > estimate.stored:
             _check_estimate(estimate, cfg)
             read_api_key(cfg)
+            gc.freeze()  # the requests stay: searching them for garbage again and again takes time
             asyncio.run(_request_replies(bodies, replies, cfg, folder))
         judgments = [
             judgment_from_completion(match, cfg, key=key, reply=replies[key])
@@ -119,17 +122,12 @@ async def _request_replies(
     missing = {key: body for key, body in bodies.items() if key not in replies}
     count, _ = load_token_counter(cfg)
     reply_tokens = max_reply_tokens(cfg) or cfg.estimate.reply_tokens
-    n_done = 0
+    done = itertools.count(1)
 
     def expected_tokens(body: dict[str, Any]) -> int:
         if cfg.client.tokens_per_minute is None:
             return 0
         return estimate_input_tokens(body, count) + reply_tokens
-
-    def on_reply() -> None:
-        nonlocal n_done
-        n_done += 1
-        on_progress(n_done, len(missing))
 
     with progress(f"asking {cfg.model}") as on_progress:
         async with ApiClient(cfg) as client:
@@ -138,7 +136,7 @@ async def _request_replies(
                 replies=replies,
                 budget=Budget(cfg, price, spent=spent),
                 expected_tokens=expected_tokens,
-                on_reply=on_reply,
+                on_reply=lambda: on_progress(next(done), len(missing)),
             )
             if cfg.mode == "batch":
                 await complete_in_batches(missing, context, cfg, folder)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ class Journal:
         self._waiting: list[asyncio.Future[None]] = []
         self._sync_task: asyncio.Task[None] | None = None
 
-    def append(self, row: dict[str, Any]) -> asyncio.Future[None]:
-        """Write a row at once; return a future that is done once it is synced to disk."""
-        self._file.write(json.dumps(row).encode() + b"\n")
+    def append(self, row: bytes) -> asyncio.Future[None]:
+        """Write a row of JSON at once; return a future that is done once it is synced to disk."""
+        self._file.write(row + b"\n")
         self._file.flush()
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(synced)
@@ -89,9 +89,14 @@ class ReplyStore:
     def __len__(self) -> int:
         return len(self._replies)
 
-    async def add(self, key: str, request: dict[str, Any], response: dict[str, Any]) -> None:
-        """Store a reply beside its request: written at once, synced and found when this returns."""
-        await self._journal.append({"key": key, "request": request, "response": response})
+    async def add(self, key: str, request: bytes, response: dict[str, Any]) -> None:
+        """Store a reply beside its request, which is JSON as it was sent.
+
+        The row is written at once, and synced and found when this returns.
+        """
+        reply = json.dumps(response).encode()
+        row = b'{"key": "%b", "request": %b, "response": %b}' % (key.encode(), request, reply)
+        await self._journal.append(row)
         self._replies[key] = response
 
     def close(self) -> None:
@@ -104,12 +109,8 @@ def open_replies(folder: Path) -> Iterator[ReplyStore]:
     """Open the replies of a folder for this process alone; another one waits for its turn."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
-            replies = ReplyStore(folder)
-            try:
-                yield replies
-            finally:
-                replies.close()
+        with _acquire_lock(folder), closing(ReplyStore(folder)) as replies:
+            yield replies
     except OSError as error:
         raise StoreError(
             f"{folder} cannot be written ({error.strerror or error}); replies are stored before "
@@ -117,18 +118,14 @@ def open_replies(folder: Path) -> Iterator[ReplyStore]:
         ) from error
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _acquire_lock(folder: Path) -> AbstractContextManager[Any]:
+    """Lock a folder, if need be once another process is done; leaving the context unlocks it."""
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         say(f"another process is asking a judge for {folder}; this one waits for its replies")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _read_complete_rows(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import RUN, Outcome, command
+from running import RUN, Outcome, run_afresh
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "lm_eval", "numpy", "pandas")
 GROUPS = ("model", "dtype", "lora", "data", "train", "eval", "generate", "judge", "tracker")
@@ -22,14 +22,14 @@ def imported(outcome: Outcome) -> set[str]:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_answers_without_importing_anything_heavy(name: str, tmp_path: Path) -> None:
-    outcome = command(tmp_path, *ASKED[name], env={"PYTHONPROFILEIMPORTTIME": "1"})
+    outcome = run_afresh(tmp_path, *ASKED[name], env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert "hydra" in imported(outcome)
     assert not imported(outcome) & set(HEAVY)
     assert not list(tmp_path.iterdir())
 
 
 def test_help_lists_the_options_of_every_group_and_how_to_write_a_command(tmp_path: Path) -> None:
-    text = command(tmp_path, "--help").out
+    text = run_afresh(tmp_path, "--help").out
     for group in GROUPS:
         start = text.index(f"\n  {group} ")
         paths = (RUN.parent / "conf" / group).glob("[!_]*.yaml")
@@ -45,7 +45,7 @@ def test_help_lists_the_options_of_every_group_and_how_to_write_a_command(tmp_pa
 
 
 def test_configuration_is_whole_and_of_the_cell_that_was_asked_for(tmp_path: Path) -> None:
-    text = command(tmp_path, "model=tiny", "--cfg", "job", "--resolve", "dtype=fp4").out
+    text = run_afresh(tmp_path, "model=tiny", "--cfg", "job", "--resolve", "dtype=fp4").out
     assert "\n  name: fp4\n" in text
     assert "\n  name: tiny\n" in text
     assert "${" not in text

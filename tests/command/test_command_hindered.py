@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from forking import fork
-from running import PATIENCE, command
+from running import PATIENCE, run_command
 
 WORDS = [
     *("model=tiny", "eval=none", "train.max_steps=6", "train.save_steps=2", "data.rows=16"),
@@ -54,6 +54,6 @@ def test_a_deleted_or_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path
 def test_a_read_only_results_folder_is_refused_before_anything_is_loaded(
     disk: Path, tmp_path: Path
 ) -> None:
-    sentence = command(tmp_path, *WORDS, "results_dir=disk/results").refusal()
+    sentence = run_command(tmp_path, *WORDS, "results_dir=disk/results").refusal()
     assert "results_dir=disk/results cannot be written: Read-only file system" in sentence
     assert list(disk.iterdir()) == []

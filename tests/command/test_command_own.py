@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from running import Outcome, command
+from running import Outcome, run_command
 
 TASK = """
 task: capitals
@@ -40,7 +40,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Outcome]:
     questions = folder / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     (folder / "tasks" / "capitals.yaml").write_text(TASK.replace("QUESTIONS", str(questions)))
-    return command(folder, *WORDS), command(folder, *WORDS)
+    return run_command(folder, *WORDS), run_command(folder, *WORDS)
 
 
 def test_own_rows_train_and_own_tasks_score(twice: tuple[Outcome, Outcome]) -> None:

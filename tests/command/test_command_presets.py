@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from running import Outcome, command
+from running import Outcome, run_command
 
 
 @pytest.fixture(scope="module")
 def narrowed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     words = ["experiments=table5_mmlu_by_dataset", "model=llama_7b", "data=oasst1,alpaca"]
-    return command(tmp_path_factory.mktemp("narrowed"), *words, "stages=[plan]")
+    return run_command(tmp_path_factory.mktemp("narrowed"), *words, "stages=[plan]")
 
 
 def test_an_axis_named_on_the_command_line_narrows_a_preset(narrowed: Outcome) -> None:
@@ -29,7 +29,7 @@ def test_a_preset_is_priced_without_weights_and_says_what_a_24_gb_card_holds(
 
 def test_a_twin_says_in_every_title_and_row_that_it_stands_in(tmp_path: Path) -> None:
     words = ["experiments=table9_hyperparameters", "scale=small", "lora.r=8,16"]
-    done = command(tmp_path, *words)
+    done = run_command(tmp_path, *words)
     assert (done.code, done.err) == (0, "")
     for line in done.out.splitlines():
         if "smollm2_135m, nf4" in line:
@@ -38,5 +38,5 @@ def test_a_twin_says_in_every_title_and_row_that_it_stands_in(tmp_path: Path) ->
 
 
 def test_a_preset_without_a_twin_refuses_to_be_small(tmp_path: Path) -> None:
-    done = command(tmp_path, "experiments=smoke", "scale=small")
+    done = run_command(tmp_path, "experiments=smoke", "scale=small")
     assert "smaller twin, and there is none here" in done.refusal()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import command, end, start
+from running import end, run_afresh, start
 from workers import SMALL, kill_one
 
 pytest.importorskip("ray", reason="the extra ray is absent")
@@ -27,7 +27,7 @@ def test_a_killed_ray_worker_fails_its_cell_by_name_and_a_second_call_completes_
     done = [path.parent.name for path in outcome.results.glob("*/train.json")]
     assert len(done) == 1
     assert killed not in done
-    again = command(tmp_path, *SWEEP)  # one engine goes on with what another left
+    again = run_afresh(tmp_path, *SWEEP)  # one engine goes on with what another left
     assert again.code == 0, again.err
     assert again.out.count("training: in the store, skipped") == 1
     assert (outcome.results / killed / "train.json").exists()

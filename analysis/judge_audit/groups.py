@@ -90,9 +90,7 @@ def _audit_groups(
         ranking = rank_systems(
             judged.count_verdicts(part), judged.weights, judged.systems, prior=judged.ranking.fit
         )
-        estimates = {
-            outcome: judged.estimate_share(part, part["verdict"] == outcome) for outcome in OUTCOMES
-        }
+        estimates = judged.estimate_outcomes(part)
         estimates["same"] = judged.estimate_share(swapped, swapped["same"])
         estimates["advantage"] = ranking.advantage()
         rows.append(

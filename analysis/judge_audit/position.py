@@ -50,9 +50,7 @@ def verdict_shares(judged: JudgeVerdicts) -> AuditSection:
     """Return how often the answer shown first wins, the second, neither; and what was not read."""
     readable = judged.readable
     missing = judged.rows["verdict"].isna()
-    shares = {
-        name: judged.estimate_share(readable, readable["verdict"] == name) for name in OUTCOMES
-    }
+    shares = judged.estimate_outcomes(readable)
     shares["unread"] = judged.estimate_share(judged.rows, missing)
     ns = [*((readable["verdict"] == name).sum() for name in OUTCOMES), missing.sum()]
     frame = pd.DataFrame(

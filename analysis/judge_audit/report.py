@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ SECTIONS: dict[str, Callable[[JudgeVerdicts], AuditSection]] = {
 }
 NEED_NO_VERDICT = ("shares", "parse_failures")
 RESAMPLES, SEED = 1000, 0
-RELEASED = "the released verdicts"
 MARKERS = [  # (colour, marker)
     (style.BLUE, "o"),
     (style.ORANGE, "s"),
@@ -57,32 +56,52 @@ GROUPED = ("by_category", "by_language", "by_length")
 MAX_SYSTEMS = 12  # in one figure; the best ones
 
 
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """One judge's verdicts on one benchmark, with what they show."""
+
+    source: str  # of the verdicts
+    judged: JudgeVerdicts
+    sections: dict[str, AuditSection]
+    figures: dict[str, Figure]
+
+    @property
+    def title(self) -> str:
+        """What is audited, in one line."""
+        judged = self.judged
+        return (
+            f"audit of {judged.judge} on {judged.benchmark}, {judged.protocol}: "
+            f"{len(judged.rows):,} rows, {len(judged.prompts):,} prompts"
+        )
+
+    def summarize(self) -> str:
+        """Return the main results, a line each."""
+        headlines = [each.headline for each in self.sections.values() if each.headline]
+        return "\n".join(f"- {headline.rstrip('.')}." for headline in headlines)
+
+
 def run_audit(ratings: Path | None, benchmark: str | None, out: Path) -> None:
     """Audit every judge of a verdict file, or of the released verdicts; print it and write it.
 
     Raises:
         DataError: The file is not one of verdicts, or lacks the benchmark.
     """
-    source = RELEASED if ratings is None else str(ratings)
-    for judged, sections in audit_verdicts(ratings, benchmark):
-        say(f"\n{title_of(judged)}, from {source}\n")
-        for section in sections.values():
+    for audit in audit_verdicts(ratings, benchmark):
+        say(f"\n{audit.title}, from {audit.source}\n")
+        for section in audit.sections.values():
             print_section(section)
-        say("In short:\n" + "\n".join(summarize(sections)))
-        write_audit(judged, sections, source=source, out=out)
-        drawn = dict(draw_figures(judged, sections))
-        for name, figure in drawn.items():
-            figure.savefig(out / f"{judged.name}_{name}.png", dpi=200)
-        say(f"{out / judged.name}.md, .json and {len(drawn)} figures")
+        say("In short:\n" + audit.summarize())
+        say(write_audit(audit, out))
 
 
-def audit_verdicts(
-    ratings: Path | None, benchmark: str | None
-) -> Iterator[tuple[JudgeVerdicts, dict[str, AuditSection]]]:
-    """Yield each judge's verdicts of a file, None for the released ones, with their audit."""
+def audit_verdicts(ratings: Path | None, benchmark: str | None) -> Iterator[Audit]:
+    """Yield an audit of each judge in a file of verdicts; None for the released ones."""
     frame = load_released_verdicts() if ratings is None else read_verdicts(ratings)
+    source = "the released verdicts" if ratings is None else str(ratings)
     for judged in split_by_judge(frame, benchmark=benchmark, resamples=RESAMPLES, seed=SEED):
-        yield judged, audit_judge(judged)
+        sections = audit_judge(judged)
+        figures = dict(draw_figures(judged, sections))
+        yield Audit(source=source, judged=judged, sections=sections, figures=figures)
 
 
 def audit_judge(judged: JudgeVerdicts) -> dict[str, AuditSection]:
@@ -96,14 +115,6 @@ def audit_judge(judged: JudgeVerdicts) -> dict[str, AuditSection]:
     return {name: section(judged) for name, section in SECTIONS.items()}
 
 
-def title_of(judged: JudgeVerdicts) -> str:
-    """Return what is audited, in one line."""
-    return (
-        f"audit of {judged.judge} on {judged.benchmark}, {judged.protocol}: "
-        f"{len(judged.rows):,} rows, {len(judged.prompts):,} prompts"
-    )
-
-
 def print_section(section: AuditSection) -> None:
     """Print a section, its notes as lines below; one line where it could not be computed."""
     if section.frame.empty:
@@ -113,28 +124,26 @@ def print_section(section: AuditSection) -> None:
     say("\n".join(section.notes) + "\n")
 
 
-def summarize(sections: Sections) -> list[str]:
-    """Return the main results, a line each."""
-    return [f"- {each.headline.rstrip('.')}." for each in sections.values() if each.headline]
-
-
-def write_audit(judged: JudgeVerdicts, sections: Sections, *, source: str, out: Path) -> None:
-    """Write markdown and json."""
-    title, summary = title_of(judged), "\n".join(summarize(sections))
-    texts = [f"# {title[0].upper()}{title[1:]}\n\nFrom {source}.\n\n{summary}\n"]
+def write_audit(audit: Audit, out: Path) -> str:
+    """Write markdown, json and figures; return a line that names them."""
+    judged, sections, title = audit.judged, audit.sections, audit.title
+    texts = [f"# {title[0].upper()}{title[1:]}\n\nFrom {audit.source}.\n\n{audit.summarize()}\n"]
     texts += [f"#{section.to_markdown()}" for section in sections.values()]
     write_atomic(out / f"{judged.name}.md", "\n".join(texts))
     facts: dict[str, Any] = {
         "judge": judged.judge,
         "benchmark": judged.benchmark,
         "protocol": judged.protocol,
-        "source": source,
+        "source": audit.source,
         "rows": len(judged.rows),
         "prompts": len(judged.prompts),
         "resamples": len(judged.weights),
         "sections": {name: {"notes": each.notes, **each.facts} for name, each in sections.items()},
     }
     write_atomic(out / f"{judged.name}.json", json.dumps(facts, indent=1) + "\n")
+    for name, figure in audit.figures.items():
+        figure.savefig(out / f"{judged.name}_{name}.png", dpi=200)
+    return f"{out / judged.name}.md, .json and {len(audit.figures)} figures"
 
 
 def draw_figures(judged: JudgeVerdicts, sections: Sections) -> Iterator[tuple[str, Figure]]:

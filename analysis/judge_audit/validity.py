@@ -77,7 +77,7 @@ def equal_answers(judged: JudgeVerdicts) -> AuditSection:
     rows = judged.rows[(ids == judged.rows["answer_second"]) & (ids != "")]
     if rows.empty:
         return missing_section(title, "no row compares two equal answers")
-    counts = {name: int((rows["verdict"] == name).sum()) for name in OUTCOMES}
+    counts = _count_outcomes(rows["verdict"])
     n = sum(counts.values())
     untied = n - counts["tie"]
     low, high = wilson_interval(untied, n)
@@ -103,19 +103,19 @@ def parse_failures(judged: JudgeVerdicts) -> AuditSection:
     if failed.empty:
         return missing_section(title, "every verdict was read")
     lenient = failed["verdict_lenient"].astype(object).fillna("none").rename("lenient")
-    read = [int((judged.readable["verdict"] == name).sum()) for name in OUTCOMES]
+    read = list(_count_outcomes(judged.readable["verdict"]).values())
     table = pd.crosstab(failed["parse"], lenient)
     table = table.reindex(columns=[*OUTCOMES, "none"], fill_value=0)
     table.loc["all failures"] = table.sum()
     table.loc["verdicts read"] = [*read, 0]
     frame = table.astype(int).map("{:,}".format).reset_index(names="parse")
     frame.columns.name = None
-    recovered = {name: int((lenient == name).sum()) for name in OUTCOMES}
+    recovered = _count_outcomes(lenient)
     either = rows.assign(
         verdict=rows["verdict"].where(rows["verdict"].notna(), rows["verdict_lenient"])
     )
     either = either[either["verdict"].notna()]
-    shares = {name: judged.estimate_share(either, either["verdict"] == name) for name in OUTCOMES}
+    shares = judged.estimate_outcomes(either)
     notes = [
         f"{len(failed):,} of {len(rows):,} verdicts could not be read; a lenient reader finds "
         f"{sum(recovered.values()):,}: {recovered['first']:,} for the first, "
@@ -132,6 +132,10 @@ def parse_failures(judged: JudgeVerdicts) -> AuditSection:
         "shares_with_recovered": as_facts(shares),
     }
     return AuditSection(title=title, frame=frame, notes=notes, facts=facts, headline=notes[0])
+
+
+def _count_outcomes(verdicts: pd.Series) -> dict[str, int]:
+    return {name: int((verdicts == name).sum()) for name in OUTCOMES}
 
 
 def _longer_points(

@@ -156,6 +156,10 @@ class JudgeVerdicts:
         top = self.sum_by_prompt(rows, np.asarray(values, dtype=np.float64))
         return estimate_share(top, self.sum_by_prompt(rows), self.weights)
 
+    def estimate_outcomes(self, rows: pd.DataFrame) -> dict[str, BootstrapEstimate]:
+        """Return the share of rows with each verdict."""
+        return {name: self.estimate_share(rows, rows["verdict"] == name) for name in OUTCOMES}
+
     def estimate_mean(self, rows: pd.DataFrame, values: Any) -> BootstrapEstimate:
         """Return the mean of a number over rows."""
         top = self.sum_by_prompt(rows, np.asarray(values, dtype=np.float64))

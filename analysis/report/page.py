@@ -14,9 +14,10 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from analysis.build import SECOND_TABLES, AnalysisOutputs, AuditOutputs, list_commands
+from analysis.build import SECOND_TABLES, AnalysisOutputs, list_commands
 from analysis.figures import CAPTIONS, OF_DATA_TYPES
 from analysis.findings.conclusions import build_tables
+from analysis.judge_audit.report import Audit
 from analysis.table import MISSING, Table
 from qlora_repro.config.paths import ROOT
 from qlora_repro.page_policy import content_security_policy
@@ -152,7 +153,7 @@ def _artifact_section(key: str, outputs: AnalysisOutputs) -> PageSection:
     )
 
 
-def _audit_section(audit: AuditOutputs) -> PageSection:
+def _audit_section(audit: Audit) -> PageSection:
     judged, sections = audit.judged, audit.sections.values()
     return PageSection(
         key=judged.name,

@@ -5,7 +5,7 @@ from functools import partial
 from analysis.artifacts.artifact import ROUGE, ROUGE_FIRST, Artifact, CellScore, cell_scores
 from analysis.artifacts.render import build_artifact_table
 from analysis.artifacts.runs import EvaluatedRun
-from analysis.paper_tables import CellKey, load_cells
+from analysis.paper_tables import CellKey, load_table
 
 STEM = "fig2_lora_coverage"
 MODEL = "llama_7b"
@@ -33,10 +33,8 @@ def locate_run(run: EvaluatedRun) -> list[CellScore]:
 
 def printed_points() -> dict[str, list[float]]:
     """Return the points of each bar, by row, in the figure's order."""
-    points: dict[str, list[float]] = {}
-    for (row, _), value in load_cells(STEM).items():
-        points.setdefault(row, []).append(value)
-    return points
+    by_row = load_table(STEM).groupby("row", sort=False)["value"]
+    return {str(row): points.tolist() for row, points in by_row}
 
 
 def printed_means() -> dict[CellKey, float]:

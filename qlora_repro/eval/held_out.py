@@ -53,21 +53,40 @@ def evaluate_classifier(
     replies = [reply for batch in by_batch for reply in batch]
     targets = [parse_label(row.target, model.config.num_labels) for row in rows]
     name = "squared_error" if regression else "acc"
+    values = [
+        (reply - target) ** 2 if regression else float(reply == target)
+        for reply, target in zip(replies, targets, strict=True)
+    ]
+    texts = [f"{reply:.4g}" for reply in replies]
+    metrics, answers = _score_rows(
+        rows, texts, values, run_id=run_id, task=HELD_OUT_TASK, name=name
+    )
+    return [*metrics, *(_correlations(replies, targets, run_id) if regression else ())], answers
+
+
+def _score_rows(
+    rows: Sequence[Example],
+    replies: Sequence[str],
+    values: Sequence[float],
+    *,
+    run_id: str,
+    task: str,
+    name: str,
+) -> Records:
+    """Return the mean of the rows' scores, and an answer a row."""
     answers = [
         Answer(
             run_id=run_id,
-            task=HELD_OUT_TASK,
+            task=task,
             name=name,
             doc_id=number,
             doc_hash=hash_string(f"{row.source}\0{row.target}"),
-            value=(reply - target) ** 2 if regression else float(reply == target),
-            reply=f"{reply:.4g}",
+            value=value,
+            reply=reply,
         )
-        for number, (row, reply, target) in enumerate(zip(rows, replies, targets, strict=True))
+        for number, (row, reply, value) in enumerate(zip(rows, replies, values, strict=True))
     ]
-    values = [answer.value for answer in answers]
-    metrics = list(mean_metric(values, run_id=run_id, task=HELD_OUT_TASK, name=name))
-    return [*metrics, *(_correlations(replies, targets, run_id) if regression else ())], answers
+    return list(mean_metric(values, run_id=run_id, task=task, name=name)), answers
 
 
 def _correlations(
@@ -96,26 +115,12 @@ def rouge_l(answer: str, target: str) -> float:
     return float(scorer.score(target, answer)["rougeL"].fmeasure)
 
 
-def score_rouge(
-    rows: Sequence[Example], replies: Sequence[str], *, run_id: str
-) -> tuple[list[Metric], list[Answer]]:
+def score_rouge(rows: Sequence[Example], replies: Sequence[str], *, run_id: str) -> Records:
     """Score the reply to each row's source against its target."""
-    answers = [
-        Answer(
-            run_id=run_id,
-            task="rouge",
-            name="rougeL",
-            doc_id=number,
-            doc_hash=hash_string(f"{row.source}\0{row.target}"),
-            value=rouge_l(reply, row.target),
-            reply=reply,
-        )
-        for number, (row, reply) in enumerate(zip(rows, replies, strict=True))
-    ]
-    values = [answer.value for answer in answers]
-    if not values:
+    if not rows:
         return [], []
-    return list(mean_metric(values, run_id=run_id, task="rouge", name="rougeL")), answers
+    values = [rouge_l(reply, row.target) for row, reply in zip(rows, replies, strict=True)]
+    return _score_rows(rows, replies, values, run_id=run_id, task="rouge", name="rougeL")
 
 
 def generate_greedily(

@@ -174,20 +174,20 @@ class TokenLosses:
             Metric(run_id=run_id, task=PERPLEXITY, name=name, value=value, stderr=error, n=n)
             for name, value, error in values
         ]
-        for name in ("kl", "same_top") if self.compared else ():
-            scores = [getattr(token, name) for token in self.compared]
+        for name, scores in self._comparisons().items():
             metrics += mean_metric(scores, run_id=run_id, task=PERPLEXITY, name=name)
         return metrics
+
+    def _comparisons(self) -> dict[str, list[float]]:
+        names = ("kl", "same_top") if self.compared else ()
+        return {name: [getattr(token, name) for token in self.compared] for name in names}
 
     def answers(self, *, run_id: str) -> list[Answer]:
         """Return a record a token and score, so that two runs on one text can be paired.
 
         The document is the token at its position, in the context that the windowing gives it.
         """
-        scores = {LOSS: self.losses}
-        if self.compared:
-            scores["kl"] = [token.kl for token in self.compared]
-            scores["same_top"] = [token.same_top for token in self.compared]
+        scores = {LOSS: self.losses, **self._comparisons()}
         return [
             Answer(
                 run_id=run_id,
@@ -269,14 +269,10 @@ def measure_perplexity(
         by_batch = distribute(batches, lambda some: [read_windows(batch) for batch in some])
     return TokenLosses(
         losses=[loss for losses, _ in by_batch for loss in losses],
-        ids=_scored_ids(windows),
+        ids=[token for window in windows for token in window.ids[-window.new :]],
         windowing=windowing.name,
         compared=[token for _, tokens in by_batch for token in tokens],
     )
-
-
-def _scored_ids(windows: list[Window]) -> list[int]:
-    return [token for window in windows for token in window.ids[-window.new :]]
 
 
 def _check_windowing(model: Any, windowing: Windowing) -> None:

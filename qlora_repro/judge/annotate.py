@@ -18,7 +18,13 @@ from typing import Any
 from qlora_repro.console import print_error, say
 from qlora_repro.data.rows import read_json_lines
 from qlora_repro.errors import ConfigError, DataError, QloraError
-from qlora_repro.judge.matches import build_matchup, find_system, hash_answer
+from qlora_repro.judge.matches import (
+    VerdictSource,
+    build_judgment,
+    build_matchup,
+    find_system,
+)
+from qlora_repro.judge.parsing import ParsedReply
 from qlora_repro.page_policy import content_security_policy
 from qlora_repro.records import Match
 from qlora_repro.store.integrity import write_atomic
@@ -75,19 +81,9 @@ def _swap(match: Match) -> Match:
 
 def _vote_row(match: Match, *, benchmark: str) -> dict[str, Any]:
     """Return the columns of a vote that are known beforehand."""
-    return {
-        "benchmark": benchmark,
-        "protocol": "three_class",
-        "question": match.question_id,
-        "category": match.category,
-        "lang": match.lang,
-        "first": match.first,
-        "second": match.second,
-        "answer_first": hash_answer(match.answer_first),
-        "answer_second": hash_answer(match.answer_second),
-        "chars_first": len(match.answer_first),
-        "chars_second": len(match.answer_second),
-    }
+    source = VerdictSource(judge="", protocol="three_class")
+    vote = replace(build_judgment(match, source, ParsedReply(parse="")), benchmark=benchmark)
+    return {name: getattr(vote, name) for name in COLUMNS if name not in ("judge", "verdict")}
 
 
 def _fill_template(template: str, data: dict[str, Any]) -> str:

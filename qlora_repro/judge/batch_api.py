@@ -9,6 +9,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,8 @@ async def complete_in_batches(
         RunError: the server refuses such requests, or `judge.client.attempts` batches in a row
             brought no reply.
     """
-    journal = Journal(folder / FILE)
-    runner = BatchRunner(bodies, context, cfg, journal)
-    try:
+    with closing(Journal(folder / FILE)) as journal:
+        runner = BatchRunner(bodies, context, cfg, journal)
         n_empty = 0
         while unanswered := [key for key in bodies if key not in context.replies]:
             if n_empty == cfg.client.attempts:
@@ -65,8 +65,6 @@ async def complete_in_batches(
             n_before = len(context.replies)
             await runner.run_next(unanswered)
             n_empty = 0 if len(context.replies) > n_before else n_empty + 1
-    finally:
-        journal.close()
 
 
 class BatchRunner:

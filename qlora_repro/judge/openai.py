@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,17 +122,12 @@ async def _request_replies(
     missing = {key: body for key, body in bodies.items() if key not in replies}
     count, _ = load_token_counter(cfg)
     reply_tokens = max_reply_tokens(cfg) or cfg.estimate.reply_tokens
-    n_done = 0
+    done = itertools.count(1)
 
     def expected_tokens(body: dict[str, Any]) -> int:
         if cfg.client.tokens_per_minute is None:
             return 0
         return estimate_input_tokens(body, count) + reply_tokens
-
-    def on_reply() -> None:
-        nonlocal n_done
-        n_done += 1
-        on_progress(n_done, len(missing))
 
     with progress(f"asking {cfg.model}") as on_progress:
         async with ApiClient(cfg) as client:
@@ -140,7 +136,7 @@ async def _request_replies(
                 replies=replies,
                 budget=Budget(cfg, price, spent=spent),
                 expected_tokens=expected_tokens,
-                on_reply=on_reply,
+                on_reply=lambda: on_progress(next(done), len(missing)),
             )
             if cfg.mode == "batch":
                 await complete_in_batches(missing, context, cfg, folder)

@@ -9,7 +9,7 @@ beside a strict one and never replaces it. Start at `PARSERS`; `parse_json_reply
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qlora_repro.records import MatchVerdict, ParseStatus
@@ -35,14 +35,9 @@ class ParsedReply:
     def strict(cls, verdict: MatchVerdict, scores: Scores | None = None) -> "ParsedReply":
         """Return a reply that has the right form."""
         first, second = scores or (None, None)
-        return cls(
-            verdict=verdict,
-            score_first=first,
-            score_second=second,
-            parse=ParseStatus.OK,
-            verdict_lenient=verdict,
-            score_first_lenient=first,
-            score_second_lenient=second,
+        lenient = cls.lenient(verdict, scores, rule="")
+        return replace(
+            lenient, verdict=verdict, score_first=first, score_second=second, parse=ParseStatus.OK
         )
 
     @classmethod

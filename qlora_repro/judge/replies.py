@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,8 @@ def open_replies(folder: Path) -> Iterator[ReplyStore]:
     """Open the replies of a folder for this process alone; another one waits for its turn."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
-            replies = ReplyStore(folder)
-            try:
-                yield replies
-            finally:
-                replies.close()
+        with _acquire_lock(folder), closing(ReplyStore(folder)) as replies:
+            yield replies
     except OSError as error:
         raise StoreError(
             f"{folder} cannot be written ({error.strerror or error}); replies are stored before "
@@ -122,18 +118,14 @@ def open_replies(folder: Path) -> Iterator[ReplyStore]:
         ) from error
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _acquire_lock(folder: Path) -> AbstractContextManager[Any]:
+    """Lock a folder, if need be once another process is done; leaving the context unlocks it."""
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         say(f"another process is asking a judge for {folder}; this one waits for its replies")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _read_complete_rows(path: Path) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ from qlora_repro.stages.train import choose_collator
 from qlora_repro.store.cell import ADAPTER
 from qlora_repro.train.loss import token_loss
 
+pytestmark = pytest.mark.long
+
 LINEARS, BLOCKS, HIDDEN, VOCAB = 210, 30, 576, 49152
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, get_peft_model
+from tiny_models import make_llama
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from qlora_repro.errors import ModelError
 from qlora_repro.quant.bitsandbytes import quantize_in_place
@@ -17,15 +18,8 @@ from qlora_repro.records import BaseWeights
 def model() -> LlamaForCausalLM:
     """A random Llama whose matrices have thousands of scales each, as real ones do."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=512,
-        intermediate_size=1024,
-        num_hidden_layers=1,
-        num_attention_heads=8,
-        pad_token_id=2,
-    )
-    return LlamaForCausalLM(config)
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 1}
+    return make_llama(vocab_size=128, num_attention_heads=8, pad_token_id=2, **sizes)
 
 
 def measured(

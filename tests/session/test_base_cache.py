@@ -10,6 +10,8 @@ from qlora_repro import pipeline, session
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.stages import train
 
+pytestmark = pytest.mark.long
+
 Configured = Callable[..., RunConfig]
 SMALL = (
     *("model=tiny", "data.rows=16", "train.max_steps=2", "eval.n=1", "lora.r=4", "train.lr=0.05"),

@@ -18,6 +18,8 @@ from qlora_repro.stages.train import choose_collator
 from qlora_repro.train.loss import token_loss
 from qlora_repro.train.trainer import TrainingInputs, TrainResult, train_model
 
+pytestmark = pytest.mark.long
+
 Configured = Callable[..., RunConfig]
 DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "dropout_rate", "hidden_dropout")
 FAMILIES = ("llama", "gpt_neox", "opt", "bloom", "gpt2")

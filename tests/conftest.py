@@ -19,7 +19,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import make_llama
+from transformers import LlamaForCausalLM
 
 from qlora_repro import session
 from qlora_repro.config.schema import RunConfig
@@ -44,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if config.getoption("--oversubscribe"):
         return
     skip = pytest.mark.skip(reason="fills the GPU: --oversubscribe -n 0, on a card of your own")
@@ -71,19 +73,15 @@ def _nothing_kept() -> None:
 def llama() -> LlamaForCausalLM:
     """A random Llama in float32, two layers, every size a multiple of 64."""
     torch.manual_seed(0)
-    config = LlamaConfig(
+    return make_llama(
         vocab_size=128,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
     )
-    return LlamaForCausalLM(config)
 
 
 @pytest.fixture

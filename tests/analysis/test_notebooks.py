@@ -23,6 +23,8 @@ from qlora_repro.config.schema import RunConfig
 from qlora_repro.records import Metric
 from qlora_repro.stages.plan import run_plan
 
+pytestmark = pytest.mark.long
+
 matplotlib.use("agg")
 FOLDER = Path(__file__).resolve().parents[2] / "analysis" / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))

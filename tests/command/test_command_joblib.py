@@ -6,6 +6,8 @@ from workers import SMALL, kill_one
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is absent")
 
+pytestmark = pytest.mark.long
+
 TWO = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from forking import fork
 
+pytestmark = pytest.mark.long
+
 WORDS = [
     *("model=tiny", "eval=none", "train.max_steps=4", "train.save_steps=2", "data.rows=16"),
     *("lora.r=4", "-m"),

@@ -30,6 +30,8 @@ from qlora_repro.train import callbacks
 from qlora_repro.train.dropout import DropoutSeeding
 from qlora_repro.train.trainer import TrainResult
 
+pytestmark = pytest.mark.long
+
 SMALL = [
     *("model=tiny", "eval.n=1", "data.rows=40", "lora.r=4", "lora.dropout=0.1"),
     *("train.max_steps=6", "train.batch_size=8", "train.micro_batch_size=2", "train.save_steps=2"),

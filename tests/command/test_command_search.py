@@ -10,6 +10,8 @@ from forking import Forked, fork
 
 pytest.importorskip("optuna", reason="the extra optuna is absent")
 
+pytestmark = pytest.mark.long
+
 TINY = [
     *("model=tiny", "eval.n=1", "eval.tasks=[procedural_mc]", "train.max_steps=2", "data.rows=16"),
     *("lora.r=4", "hydra/sweeper=optuna", "hydra.sweeper.startup=2", "-m"),

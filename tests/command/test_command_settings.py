@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from running import TINY, Case, run_case
 
+pytestmark = pytest.mark.long
+
 CASES = {
     "unknown_setting": Case(
         overrides=["train.max_step=20"], says=["'train.max_step'", "did you mean train.max_steps?"]

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from running import TINY, Case, run_case
 
+pytestmark = pytest.mark.long
+
 LOCAL = [*TINY, "data=local", "data.path=rows.csv"]
 
 

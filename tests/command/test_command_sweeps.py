@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from running import Outcome, run_command
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> Outcome:

@@ -10,6 +10,8 @@ import pytest
 from forking import fork
 from running import Outcome, end, read_until, run_command, start, wait_for
 
+pytestmark = pytest.mark.long
+
 STEPS = 60
 WORDS = [
     *("model=tiny", "eval=none", f"train.max_steps={STEPS}", "train.save_steps=4"),

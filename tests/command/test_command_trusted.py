@@ -13,6 +13,8 @@ from running import Outcome, run_afresh
 
 from qlora_repro.stages import train as training
 
+pytestmark = pytest.mark.long
+
 SMALL = [
     *("model=tiny", "eval.n=1", "eval.tasks=[procedural_mc]", "train.max_steps=2", "data.rows=16"),
     *("lora.r=4",),

@@ -18,6 +18,8 @@ from library_server import run_python
 
 from qlora_repro.config.paths import ROOT
 
+pytestmark = pytest.mark.long
+
 PAGE = ROOT / "docs" / "extending.md"
 LEFT_OUT = (
     ".*",

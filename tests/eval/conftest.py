@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import make_byte_tokenizer, make_llama
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qlora_repro.config.schema import EvalConfig
 
@@ -13,24 +13,17 @@ EOS = "<eos>"
 @pytest.fixture
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, no files: text and tokens can be counted by hand."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {EOS: 0, "<pad>": 1} | {letter: number + 2 for number, letter in enumerate(letters)}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=EOS, pad_token="<pad>")
+    return make_byte_tokenizer(pad=True)
 
 
 @pytest.fixture
 def random_llama() -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = LlamaConfig(
+        model = make_llama(
             vocab_size=258,
             hidden_size=32,
             intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=512,
             bos_token_id=0,
@@ -38,7 +31,7 @@ def random_llama() -> LlamaForCausalLM:
             pad_token_id=1,
             initializer_range=0.5,  # far from uniform, so that choices differ clearly
         )
-        return LlamaForCausalLM(config).eval()
+    return model.eval()
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pytest
 from experiments.benchmarks.gpu_report.__main__ import LIMITS, list_gpu_tests, read_junit
 from experiments.benchmarks.gpu_report.parts import PARTS
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 NEED_CUDA = {1, 2, 3}
 

@@ -5,6 +5,8 @@ from preset_cells import PRESETS, TWINS, cells, thinned
 
 from qlora_repro.config.schema import RunConfig
 
+pytestmark = pytest.mark.long
+
 ARTIFACTS = {  # as the preset, the table's script and its csv are called
     "fig2_lora_coverage": ["fig2_lora_coverage"],
     "fig3_zeroshot_by_bits": ["fig3_zeroshot_by_bits"],

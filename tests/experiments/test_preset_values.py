@@ -9,6 +9,8 @@ from qlora_repro.config.schema import RunConfig
 from qlora_repro.errors import ConfigError
 from qlora_repro.store.run_id import stage_digest
 
+pytestmark = pytest.mark.long
+
 MODELS = ["llama_7b", "llama_13b", "llama_33b", "llama_65b"]
 OTHERS = ["alpaca", "flan_v2", "self_instruct", "unnatural", "chip2"]
 # Table 9: model -> data -> batch, rate, steps, source and target length (None: not printed)

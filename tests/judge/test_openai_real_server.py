@@ -19,6 +19,8 @@ from qlora_repro.judge.openai import judge_openai
 from qlora_repro.judge.replies import FILE
 from qlora_repro.model.embedded import embedded_checkpoint
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 120  # s: importing torch on a machine that is busy
 COMMAND = Path(sys.executable).with_name("transformers")
 

@@ -1,3 +1,8 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import bitsandbytes.functional as bnb
 import pytest
 import torch
@@ -7,7 +12,15 @@ from torch import Tensor
 
 from qlora_repro.quant import blockwise
 from qlora_repro.quant.bitsandbytes import reads_back_exactly
-from qlora_repro.quant.blockwise import dequantize, double_quantize, quantize
+from qlora_repro.quant.blockwise import (
+    dequantize,
+    dequantize_packed,
+    double_quantize,
+    make_code_search,
+    pack_codes,
+    quantize,
+    unpack_codes,
+)
 from qlora_repro.quant.codebooks import make_codebook
 from qlora_repro.quant.fake_quant import round_trip
 
@@ -199,3 +212,90 @@ def test_a_block_size_below_one_is_refused() -> None:
 def test_nothing_to_double_quantize_is_refused() -> None:
     with pytest.raises(ValueError, match="no quantization constants"):
         double_quantize(torch.empty(0))
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4", "int8", "nf8", "fp8_e4m3", "dynamic8"])
+def test_a_code_found_on_the_grid_is_the_one_a_search_finds(name: str) -> None:
+    book = make_codebook(name)
+    edges = (book[:-1] + book[1:]) / 2
+    near = torch.cat([torch.nextafter(edges, torch.tensor(x)) for x in (-2.0, 2.0)])
+    drawn = torch.rand(20_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    values = torch.cat([edges, near, drawn, torch.tensor([-1.0, 1.0, 0.0, -0.0, 1.0000001])])
+    codes = torch.empty(len(values), dtype=torch.uint8)
+    make_code_search(book, n=len(values))(values, codes)
+    assert torch.equal(codes, torch.bucketize(values, edges).to(torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (3, 21), (1, 1)])  # the latter two are odd
+@pytest.mark.parametrize("torch_dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", ["nf4", "fp4"])
+def test_bytes_are_those_of_bitsandbytes(
+    dtype: str, torch_dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(torch_dtype)
+    weight[0, : shape[1] // 2] *= 1e-4  # zeros of either sign
+    theirs, _ = bnb.quantize_4bit(weight, blocksize=64, quant_type=dtype)
+    codes = quantize(weight, make_codebook(dtype), blocksize=64).codes
+    assert torch.equal(pack_codes(codes, dtype=dtype), theirs.view(-1))
+
+
+@pytest.mark.parametrize("dtype", ["nf4", "fp4", "int4", "af4"])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 1000])
+def test_unpacking_gives_the_codes_back(dtype: str, n: int) -> None:
+    codes = torch.randint(0, 16, (n,), dtype=torch.uint8)
+    packed = pack_codes(codes, dtype=dtype)
+    assert packed.numel() == (n + 1) // 2
+    assert torch.equal(unpack_codes(packed, n=n, dtype=dtype), codes)
+
+
+def test_what_is_not_4_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match="a code is 16, and must be at most 15"):
+        pack_codes(torch.tensor([3, 16], dtype=torch.uint8), dtype="nf4")
+    with pytest.raises(ValueError, match="2 bytes hold 4 codes or one fewer, not 5"):
+        unpack_codes(torch.zeros(2, dtype=torch.uint8), n=5, dtype="nf4")
+
+
+@pytest.mark.parametrize("blocksize", [64, 7, 50])
+@pytest.mark.parametrize("dtype", ["nf4", "fp4", "int4"])
+def test_packed_codes_read_as_unpacked_ones_to_the_bit(dtype: str, blocksize: int) -> None:
+    weight = torch.randn(201, 1001, generator=torch.Generator().manual_seed(0)).bfloat16()
+    book = make_codebook(dtype)
+    q = quantize(weight, book, blocksize=blocksize)
+    read = dequantize_packed(replace(q, codes=pack_codes(q.codes, dtype=dtype)), book, dtype=dtype)
+    assert torch.equal(read.view(torch.int16), dequantize(q, book).view(torch.int16))
+
+
+def test_an_error_in_one_piece_is_raised_and_the_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    weight = torch.randn(1 << 19)
+    weight[-1] = torch.inf
+    with pytest.raises(ValueError, match="1 of 524288 weights are NaN or infinite"):
+        quantize(weight, make_codebook("nf4"), blocksize=64)
+    assert torch.get_num_threads() == before
+
+
+MEASURE = """
+import re, resource, sys, torch
+from qlora_repro.quant.blockwise import quantize
+from qlora_repro.quant.codebooks import make_codebook
+
+def resident(field):
+    return int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+book = make_codebook("nf4")
+quantize(torch.randn(1 << 18).bfloat16(), book, blocksize=64)
+weight = torch.empty(1 << 26, dtype=torch.bfloat16).normal_()
+open("/proc/self/clear_refs", "w").write("5")  # the peak so far is forgotten
+before = resident("VmRSS")
+quantize(weight, book, blocksize=64)
+print((resident("VmHWM") - before) / weight.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_quantizing_takes_less_than_the_tensor_again_codes_included() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
+    )
+    # the codes alone, a byte each, take half of a bf16 tensor
+    assert 0.5 < float(done.stdout) < 1.0

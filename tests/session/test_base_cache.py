@@ -10,6 +10,8 @@ from qlora_repro import pipeline, session
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.stages import train
 
+pytestmark = pytest.mark.long
+
 Configured = Callable[..., RunConfig]
 SMALL = (
     *("model=tiny", "data.rows=16", "train.max_steps=2", "eval.n=1", "lora.r=4", "train.lr=0.05"),
@@ -38,7 +40,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     monkeypatch.setattr(session, "load_base", counting("base", session.load_base))
     monkeypatch.setattr(session, "load_examples", counting("examples", session.load_examples))
-    monkeypatch.setattr(train, "encode_rows", counting("encoded", train.encode_rows))
+    monkeypatch.setattr(train, "encode_examples", counting("encoded", train.encode_examples))
     return counts
 
 

@@ -15,6 +15,8 @@ from qlora_repro.records import Generation, Judgment
 from qlora_repro.reporting.run_table import CellResult
 from qlora_repro.store.runs import RunFolder
 
+pytestmark = pytest.mark.long
+
 Configured = Callable[..., RunConfig]
 SMALL = ("model=tiny", "data.rows=16", "train.max_steps=2", "lora.r=4", "judge=reference")
 ASKED = ("generate=procedural", "generate.limit=8", "generate.max_new_tokens=4")

@@ -24,6 +24,8 @@ from qlora_repro.quant.bitsandbytes import dequantize_weight
 from qlora_repro.session import ModelSession
 from qlora_repro.stages.merge import PROBE_TEXTS, run_merge
 
+pytestmark = pytest.mark.long
+
 SMALL = (
     "model=tiny",
     "data.rows=16",

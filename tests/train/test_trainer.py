@@ -25,6 +25,8 @@ from qlora_repro.train.trainer import (
     train_model,
 )
 
+pytestmark = pytest.mark.long
+
 
 def adapted(model: LlamaForCausalLM, dropout: float = 0.1) -> PeftModel:
     torch.manual_seed(0)

@@ -10,6 +10,8 @@ from simulated_evidence import CRITERIA, FINDINGS, simulate_sets
 from analysis.findings.conclusions import conclude
 from analysis.findings.evidence import Evidence
 
+pytestmark = pytest.mark.long
+
 SETS = 1000
 ALPHA, POWER = CRITERIA.alpha, CRITERIA.power
 MOST = int(stats.binom.isf(0.01, SETS, ALPHA))  # of 1,000, were the rate exactly 5%

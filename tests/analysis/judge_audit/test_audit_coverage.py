@@ -16,6 +16,8 @@ from experiments.audit_coverage import (
 )
 from qlora_repro.store.verdicts import COLUMNS
 
+pytestmark = pytest.mark.long
+
 TRUTH = Truth(
     skills=(1120.0, 1010.0, 960.0, 910.0),
     advantage=50.0,

@@ -19,6 +19,8 @@ from analysis.tables import (
 from analysis.tables.table6_vicuna_vs_chatgpt import score_against_chatgpt
 from qlora_repro.store.verdicts import load_released_verdicts
 
+pytestmark = pytest.mark.long
+
 NOWHERE = Path("there is no such folder")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qlora_repro.errors import StoreError
-from qlora_repro.store.cell import MANIFEST
+from qlora_repro.store.cell import MANIFEST, describe_other_run
 from qlora_repro.store.evidence import is_evidence, read_files, write_evidence
 from qlora_repro.store.integrity import CHECKSUMS, checksum
 from qlora_repro.store.load import load_settings
@@ -53,6 +53,8 @@ def _why_left_out(folder: Path) -> str | None:
     """Return why a run is not published, "" where it is; None for a folder that is no run."""
     if not (folder / MANIFEST).exists():
         return "" if any(folder.glob("plan-*.jsonl")) else None
+    if reason := describe_other_run(folder):
+        return reason
     trains = "train" in read_json(folder / MANIFEST)["decided_by"]
     if trains and not (folder / "train.json").exists():
         return "its training is not finished"

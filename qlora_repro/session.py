@@ -41,8 +41,8 @@ from qlora_repro.model.device import (
 )
 from qlora_repro.model.library_logging import silence_transformers
 from qlora_repro.model.load import LoadedModel, load_base, load_empty, load_trained
-from qlora_repro.records import Example
 from qlora_repro.quant.finite import find_not_finite
+from qlora_repro.records import Example
 from qlora_repro.store.cell import ADAPTER, MODEL, Cell
 from qlora_repro.store.integrity import describe_incomplete
 from qlora_repro.store.run_id import deciding_settings, stage_digest

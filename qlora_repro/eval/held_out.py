@@ -142,7 +142,9 @@ def generate_greedily(
 ) -> list[str | None]:
     """Return the greedy answer to each source, in order, in batches of like length.
 
-    One whose logits were not finite has none. Sources are written out already: prompt template included. An answer ends at end of sequence
+    One whose logits were not finite has none.
+
+    Sources are written out already: prompt template included. An answer ends at end of sequence
     or after `max_new_tokens`. Padding is on the left for decoder-only models, so that every answer
     starts in one column. Leaves the model as it found it.
     """

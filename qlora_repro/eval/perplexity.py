@@ -22,7 +22,6 @@ from qlora_repro.model.load import load_base
 from qlora_repro.model.state_guard import preserve_model_state
 from qlora_repro.records import LOSS, PERPLEXITY, Answer, Metric
 
-
 LARGEST_EXPONENT = 709.0  # of which exp is still a float
 
 

@@ -1,6 +1,7 @@
 """Which layers get LoRA on a live model, putting it there, and reading off what trains."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -151,7 +152,9 @@ def load_adapter(
             finite.
     """
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        with warnings.catch_warnings():  # it is refused below
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
             stored = set(file.keys())
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

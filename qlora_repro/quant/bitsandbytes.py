@@ -310,7 +310,9 @@ class _StreamingQuantizer:
     def get_quantize_ops(self) -> Any:
         """Return what quantizes a weight, and notes one that is not finite or of another shape."""
         operation = super().get_quantize_ops()  # type: ignore[misc]  # of the class beside it
-        quantize, self.not_finite, self.misshapen = operation.convert, [], []
+        quantize = operation.convert
+        self.not_finite: list[str] = []
+        self.misshapen: list[str] = []
 
         def convert(weights: dict[str, Any], **options: Any) -> Any:
             for name, value in weights.items():
@@ -337,7 +339,7 @@ class _StreamingQuantizer:
                 f"{model.name_or_path} has {self.misshapen[0]} in another shape than config.json "
                 "calls for; a whole checkpoint is needed"
             )
-        refuse_not_finite(model.name_or_path, self.not_finite)
+        refuse_not_finite(str(model.name_or_path), self.not_finite)
         for name, module in model.named_modules():
             if isinstance(module, Linear4bit | Linear8bitLt) and not holds_codes(module):
                 raise ModelError(

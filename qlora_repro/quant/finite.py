@@ -30,6 +30,6 @@ def refuse_not_finite(owner: str, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - 1} more weights" if len(names) > 1 else ""
         raise ModelError(
-            f"{owner} has values that are not finite numbers (NaN or infinity) in {names[0]}{more}; "
-            "no score of it would mean anything"
+            f"{owner} has values that are not finite numbers (NaN or infinity) in {names[0]}{more}"
+            "; no score of it would mean anything"
         )

@@ -83,7 +83,8 @@ class Cell:
         if reason := self._describe_untrained(contents=True):
             subject = f"{self.folder.path} {reason}" if reason == UNTRAINED else reason
             raise ConfigError(
-                f"{subject}; add train to stages, or train=none to {purpose} the untuned model alone"
+                f"{subject}; add train to stages, or train=none to {purpose} the untuned model "
+                "alone"
             )
 
     def _describe_untrained(self, *, contents: bool) -> str | None:

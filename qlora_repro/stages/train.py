@@ -94,7 +94,7 @@ def run_train(run: CellRun, *, tuned: bool) -> None:
         result = train_model(loaded.model, job, cfg=cfg.train)
     # what was scored and judged of weights that were trained before
     folder.remove(TRAINED, "metrics-*", "generations-*", "judgments-*")
-    session.publish()
+    session.publish(folder.check_held)
     folder.write_records(STEPS, result.steps)
     manifest = manifest.on_device(device_name(loaded.model))  # sharding moved the model
     folder.write_json(MANIFEST, add_training(manifest, result).to_json())
@@ -160,6 +160,7 @@ def _build_job(
         folder=cell.folder.path / CHECKPOINTS,
         callbacks=[*callbacks, fsdp.Autocast()] if shards else callbacks,
         attention=cfg.model.attention,
+        check_held=cell.folder.check_held,
     )
 
 

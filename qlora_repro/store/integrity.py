@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ from typing import Any
 CHECKSUMS = "whole.json"
 
 
-def write_atomic(path: Path, text: str, *, sync: bool = True) -> None:
-    """Write a file that is there completely or not at all; with `sync` also after a power cut."""
+def write_atomic(
+    path: Path, text: str, *, sync: bool = True, check: Callable[[], object] = bool
+) -> None:
+    """Write a file that is there completely or not at all; with `sync` also after a power cut.
+
+    Just before it takes its place, `check` may raise: nothing is changed then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -29,6 +34,7 @@ def write_atomic(path: Path, text: str, *, sync: bool = True) -> None:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+        check()
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -40,13 +46,13 @@ def checksum(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def write_checksummed(path: Path, text: str) -> None:
-    """Write a file atomically, its checksum first."""
+def write_checksummed(path: Path, text: str, check: Callable[[], object] = bool) -> None:
+    """Write a file atomically, its checksum first; `check` as in `write_atomic`."""
     content = text.encode()
     entries = read_checksums(path.parent) or {}
     entries[path.name] = checksum(content)
-    _write_entries(path.parent, entries)
-    write_atomic(path, text)
+    _write_entries(path.parent, entries, check)
+    write_atomic(path, text, check=check)
 
 
 def write_checksums(folder: Path) -> None:
@@ -63,8 +69,11 @@ def write_checksums(folder: Path) -> None:
 
 
 @contextmanager
-def write_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to fill, which then takes the place of `folder`, with checksums."""
+def write_folder(folder: Path, check: Callable[[], object] = bool) -> Iterator[Path]:
+    """Give an empty folder to fill, which then takes the place of `folder`, with checksums.
+
+    Before it does, `check` may raise: nothing is changed then.
+    """
     partial = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
@@ -72,6 +81,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
         yield partial
         write_checksums(partial)
         _sync(partial)
+        check()
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)
@@ -122,8 +132,10 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_entries(folder: Path, entries: dict[str, Any]) -> None:
-    write_atomic(folder / CHECKSUMS, json.dumps(entries, indent=1) + "\n")
+def _write_entries(
+    folder: Path, entries: dict[str, Any], check: Callable[[], object] = bool
+) -> None:
+    write_atomic(folder / CHECKSUMS, json.dumps(entries, indent=1) + "\n", check=check)
 
 
 def _describe_truncation(path: Path) -> str | None:

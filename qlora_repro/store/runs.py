@@ -90,6 +90,7 @@ class RunFolder:
 
     def remove(self, *patterns: str) -> None:
         """Delete the files and folders that match."""
+        self.check_held()
         for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -111,9 +112,10 @@ class RunFolder:
             try:
                 yield
             finally:
-                self.lock = None
-                self.remove(PROGRESS)
-                self._remove_empty()
+                held, self.lock = not self.lock.lost, None
+                if held:
+                    self.remove(PROGRESS)
+                    self._remove_empty()
 
     def held_by(self) -> str | None:
         """Return the process that works on this run, in words; None when none does."""

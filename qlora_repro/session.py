@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -48,17 +48,15 @@ from qlora_repro.train.callbacks import Tracker
 from qlora_repro.train.checkpoint import save_atomically
 from qlora_repro.train.memory import disable_checkpointing
 
-Value = TypeVar("Value")
 
-
-class LastValueCache(Generic[Value]):
+class LastValueCache:
     """The last value that was made, by its key."""
 
     def __init__(self) -> None:
         self.key = ""
-        self.value: Value | None = None
+        self.value: Any = None
 
-    def get(self, key: str, make: Callable[[], Value]) -> Value:
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
         """Return the value of this key; `make` it when the last one had another."""
         if self.value is None or self.key != key:
             self.value = None  # free it first: two datasets at once may be too many
@@ -128,8 +126,8 @@ def _checkpointed_modules(model: nn.Module) -> list[str]:
 
 
 BASE_MODEL = BaseModelCache()
-EXAMPLES: LastValueCache[Any] = LastValueCache()  # (training examples, held-out examples)
-ENCODED_ROWS: LastValueCache[Any] = LastValueCache()  # training rows in tokens
+EXAMPLES = LastValueCache()  # (training examples, held-out examples)
+ENCODED_ROWS = LastValueCache()  # training rows in tokens
 
 
 def clear_caches() -> None:

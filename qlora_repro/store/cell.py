@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qlora_repro.config.schema import RunConfig
+from qlora_repro.errors import ConfigError
 from qlora_repro.store.integrity import CHECKSUMS, is_complete
 from qlora_repro.store.provenance import changed_versions
 from qlora_repro.store.run_id import run_name, stage_digest
@@ -72,6 +73,14 @@ class Cell:
                 self.folder.warn(f"{weights} is torn; training is done again")
             return False
         return self._is_current(self.folder, "train")
+
+    def check_trained(self, purpose: str) -> None:
+        """Refuse to score or to ask a tuned model that is not trained and will not be."""
+        if self.trains and "train" not in self.cfg.stages and not self.is_trained():
+            raise ConfigError(
+                f"{self.folder.path} has not been trained; add train to stages, or train=none to "
+                f"{purpose} the untuned model alone"
+            )
 
     def is_evaluated(self, *, tuned: bool) -> bool:
         """Whether the evaluation of the tuned or the untuned model is done."""

@@ -17,10 +17,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import SoftFileLease
+
 from qlora_repro.errors import Busy, StoreError
 from qlora_repro.records import PERPLEXITY
 from qlora_repro.store.integrity import describe_corruption, write_atomic, write_checksummed
-from qlora_repro.store.lock import Lock, describe_holder, hold_lock
+from qlora_repro.store.lock import describe_holder, hold_lock
 
 FORMAT = 1
 LOCKS = ".claims"  # beside the runs, so that a refused run leaves no folder of its own
@@ -45,7 +47,7 @@ class RunFolder:
         self.path = path
         self.run_id = run_id
         self.warn = warn
-        self.lock: Lock | None = None
+        self.lock: SoftFileLease | None = None
 
     def has(self, name: str) -> bool:
         """Whether a file is there and intact; a corrupt one is named, and does not count."""
@@ -122,7 +124,7 @@ class RunFolder:
         return self.path.parent / LOCKS / self.path.name
 
     def _write(self, name: str, text: str) -> None:
-        if self.lock is not None and self.lock.lost:
+        if self.lock is not None and self.lock.compromise is not None:  # as a laptop slept
             raise StoreError(
                 f"this process stood still for so long that another one took {self.path} over; "
                 "run the same command again"

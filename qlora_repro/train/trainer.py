@@ -169,26 +169,19 @@ def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -
         start = process_group().broadcast_path(start)
     start_time = time.monotonic()
     out_of_memory = explain_out_of_memory(model, cfg.micro_batch_rows)
-    library = restore_library(model)
     attention = use_attention(_base_model(model), numerics.attention)
-    try:
-        with (
-            progress,
-            silence_progress_bars(),
-            explain_full_disk(folder),
-            out_of_memory,
-            library,
-            attention,
-        ):
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        seconds, paged_memory = time.monotonic() - start_time, peak.paged_bytes()
-        steps = _read_steps(trainer)
-    finally:
-        # Scores are computed without the mixed precision of training, as they were before it.
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        trainer.optimizer = trainer.lr_scheduler = None
-        trainer.accelerator.free_memory()
-        free_pages()
+    with restore_forwards(model), attention:
+        try:
+            with progress, silence_progress_bars(), explain_full_disk(folder), out_of_memory:
+                trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            seconds, paged_memory = time.monotonic() - start_time, peak.paged_bytes()
+            steps = _read_steps(trainer)
+        finally:
+            # Scores are computed without the mixed precision of training, as they were before it.
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            trainer.optimizer = trainer.lr_scheduler = None
+            trainer.accelerator.free_memory()
+            free_pages()
     resumed_from = 0 if start is None else checkpoint_step(start)
     processed = sum(map(len, ordered[resumed_from * cfg.batch_size :]))
     return TrainResult(
@@ -343,16 +336,31 @@ def check_kernels(kernels: str) -> None:
 
 
 @contextmanager
-def restore_library(model: nn.Module) -> Iterator[None]:
-    """Undo what the body changes in the module of transformers that defines a model's class.
+def restore_forwards(model: nn.Module) -> Iterator[None]:
+    """Undo what the body changes in how a model computes.
 
-    Liger replaces functions and classes there, and so for every model after the one at hand: the
-    next cell of a sweep would compute with its kernels whatever its settings.
+    Liger replaces functions and classes in the module of transformers that defines a model's class,
+    and methods of the model's own layers. Scores, and the next cell of a sweep on the same base,
+    would be computed with its kernels whatever their settings.
     """
     library = vars(sys.modules[type(_base_model(model)).__module__])
     original = dict(library)
+    methods = {module: _own_methods(module) for module in model.modules()}
     try:
         yield
     finally:
         library.clear()
         library.update(original)
+        for module, before in methods.items():
+            for name in _own_methods(module).keys() - before.keys():
+                delattr(module, name)
+            vars(module).update(before)
+
+
+def _own_methods(module: nn.Module) -> dict[str, Any]:
+    """Return the methods that a module has in place of its class's."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value) and callable(getattr(type(module), name, None))
+    }

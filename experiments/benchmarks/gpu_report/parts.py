@@ -590,7 +590,7 @@ PARTS = {
     2: Part("codes of CPU and GPU", 20, compare_codes),
     3: Part("bits of double quantization", 15, measure_constants),
     4: Part("65B in one card, paged", 75, train_65b),
-    5: Part("7B, speed and memory", 140, train_7b),
+    5: Part("7B, speed and memory", 110, train_7b),
     6: Part("Figure 6, measured", 40, measure_figure_6),
     7: Part("ended and resumed while paging", 25, resume_while_paging),
     8: Part("two equal runs", 25, measure_noise),

@@ -36,6 +36,10 @@ def write_atomic(
                 os.fsync(file.fileno())
         check()
         os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        check()  # whoever took over cleans up after this process
+        raise
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -74,7 +78,9 @@ def write_folder(folder: Path, check: Callable[[], object] = bool) -> Iterator[P
 
     Before it does, `check` may raise: nothing is changed then.
     """
-    partial = folder.with_name(f".{folder.name}.part")
+    partial, before = (
+        folder.with_name(f".{folder.name}.{os.getpid()}.{what}part") for what in ("", "old.")
+    )
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
     try:
@@ -83,11 +89,15 @@ def write_folder(folder: Path, check: Callable[[], object] = bool) -> Iterator[P
         _sync(partial)
         check()
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, before)
         os.replace(partial, folder)
         _sync(folder.parent)
+    except OSError:
+        check()
+        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for path in (partial, before):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_checksums(folder: Path) -> dict[str, Any] | None:

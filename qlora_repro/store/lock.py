@@ -34,6 +34,15 @@ def hold_lock(path: Path, *, wait: bool) -> Iterator[SoftFileLease | None]:
         lease.release()
 
 
+def is_lost(lease: SoftFileLease) -> bool:
+    """Whether another process took a lock over, as when a laptop slept for more than a minute.
+
+    The file is asked: a process that goes on after it stood still must know at once.
+    """
+    owner = lease.owner
+    return owner is None or owner.token != lease.token
+
+
 def describe_holder(path: Path) -> str | None:
     """Return "process 123 on this machine" or "... on HOST"; None when no live process has a lock.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from filelock import SoftFileLease
@@ -111,9 +112,23 @@ def test_training_stops_before_its_next_checkpoint(
     other.lease.release()
 
 
-def keep_writing(folder: RunFolder) -> None:
-    """Change a run's folder without a pause, in every way; end with 3 once it is another's."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def keep_writing(folder: RunFolder, may_stop: Any) -> None:
+    """Change a run's folder without a pause, in every way; end with 3 once it is another's.
+
+    `may_stop` is 0 from the last look at the lock to the change after it. Whoever stops in those
+    microseconds is not seen by any lease.
+    """
+    replace, check_held = os.replace, folder.check_held
+
+    def replace_and_note(*paths: Any) -> None:
+        replace(*paths)
+        may_stop.value = 1
+
+    def check_and_note() -> None:
+        may_stop.value = 0
+        check_held()
+
+    os.replace, folder.check_held = replace_and_note, check_and_note  # type: ignore[method-assign]
     try:
         with folder.locked():
             while True:
@@ -128,19 +143,25 @@ def test_a_stopped_process_that_goes_on_after_its_lease_changes_no_byte(
     times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.5)
-    moments = random.Random(0)
+    moments, context = random.Random(0), multiprocessing.get_context("fork")
     for number in range(times):
-        folder = RunFolder(tmp_path / f"run-{number}", str(number))
-        owner = multiprocessing.get_context("fork").Process(target=keep_writing, args=(folder,))
+        folder, may_stop = RunFolder(tmp_path / f"run-{number}", str(number)), context.Value("b", 0)
+        owner = context.Process(target=keep_writing, args=(folder, may_stop))
         owner.start()
+        assert owner.pid is not None
         while not (folder.path / "adapter").exists():
             time.sleep(0.01)
-        time.sleep(moments.random() / 10)
-        os.kill(owner.pid or 0, signal.SIGSTOP)
+        may_stop.value = 0
+        while not may_stop.value:
+            os.kill(owner.pid, signal.SIGCONT)
+            time.sleep(moments.random() / 20)
+            os.kill(owner.pid, signal.SIGSTOP)
+            while psutil.Process(owner.pid).status() != psutil.STATUS_STOPPED:
+                time.sleep(0.001)
         with RunFolder(folder.path, str(number)).locked(wait=True):
             (folder.path / "steps.jsonl").write_text("mine")
             before = contents(folder.path)
-            os.kill(owner.pid or 0, signal.SIGCONT)
+            os.kill(owner.pid, signal.SIGCONT)
             owner.join()
             after = {name: data for name, data in contents(folder.path).items() if name in before}
             assert after == before

@@ -133,7 +133,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[Any] = []
-    load, shard, divide = session.load_base, training.shard_model, fsdp.fully_shard
+    load, shard, divide = session.load_base, fsdp.shard_model, fsdp.fully_shard
 
     def loading(*words: Any, **named: Any) -> Any:
         with (tmp_path / "read").open("a") as file:
@@ -152,7 +152,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
         return divide(module, **named)
 
     monkeypatch.setattr(session, "load_base", loading)
-    monkeypatch.setattr(training, "shard_model", sharding)
+    monkeypatch.setattr(fsdp, "shard_model", sharding)
     monkeypatch.setattr(fsdp, "fully_shard", dividing)
     ranks = Ranks(tmp_path, *TRAINS, "train=fsdp", "train.max_steps=2")
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)

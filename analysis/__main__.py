@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from qlora_repro.config.messages import nearest_names
 from qlora_repro.config.paths import EVIDENCE, GPU_REPORTS
-from qlora_repro.console import interactive, new_console, print_error, say
+from qlora_repro.console import interactive, new_console, open_closed_streams, print_error, say
 from qlora_repro.errors import ConfigError, QloraError, StoreError
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(command_line: Sequence[str]) -> int:
     """Run one command; return its exit code, and put what went wrong in one sentence."""
+    open_closed_streams()
     arguments = build_parser().parse_args(command_line)
     try:
         arguments.run(arguments)

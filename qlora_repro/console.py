@@ -1,5 +1,6 @@
 """What the user sees: a live line in a terminal, plain lines in a pipe; errors on stderr."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,17 @@ def use_plain_lines() -> None:
 def interactive() -> bool:
     """Whether a person watches this process alone: a terminal, not a pipe."""
     return sys.stdout.isatty() and not _plain_lines
+
+
+def open_closed_streams() -> None:
+    """Send output nowhere that was closed, as by `>&-`.
+
+    To be called first: a file that is opened takes the lowest number that is free, and what a
+    library prints to a closed output would go into a file of ours.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def new_console(**how: Any) -> Console:

@@ -95,7 +95,7 @@ def measure(name: str, *, steps: int) -> Measured:
     from experiments.plain_script import plain_model
     from experiments.step_clock import StepClock
     from qlora_repro.data.datasets import load_examples
-    from qlora_repro.stages.train import encode_rows
+    from qlora_repro.data.tokenization import encode_examples
     from qlora_repro.train.memory import PeakMemory
 
     arm = VARIANTS[name]
@@ -103,7 +103,7 @@ def measure(name: str, *, steps: int) -> Measured:
     cfg = configuration((*COMMON, *arm.overrides, *how))
     model, tokenizer = (our_model if arm.how == "ours" else plain_model)(cfg)
     size = cfg.train.batch_size
-    rows = encode_rows(load_examples(cfg.data), tokenizer, model=cfg.model, cfg=cfg.data)
+    rows = encode_examples(load_examples(cfg.data), tokenizer, cfg.data, kind="causal")
     timed, warming = rows[: steps * size], rows[-size:]
     peak = PeakMemory(next(model.parameters()).device)
     run = training(arm.how)

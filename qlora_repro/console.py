@@ -8,14 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-
-def _console(*, stderr: bool) -> Console:
-    """Return a console on the stream as it is now; in a pipe, lines are not wrapped at 80."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 160
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
-
+from rich.table import Column
 
 _plain_lines: list[bool] = []
 
@@ -32,8 +25,14 @@ def interactive() -> bool:
 
 def say(*what: Any) -> None:
     """Print text or a rich table; a line of text is never broken, a table fits its screen."""
+    width = None if sys.stdout.isatty() else 160  # in a pipe, tables are not wrapped at 80
     text = all(isinstance(part, str) for part in what)
-    _console(stderr=False).print(*what, markup=False, soft_wrap=text)
+    Console(width=width, highlight=False).print(*what, markup=False, soft_wrap=text)
+
+
+def right_aligned(*headings: str) -> list[Column]:
+    """Return columns of numbers for a rich table."""
+    return [Column(heading, justify="right") for heading in headings]
 
 
 def print_error(text: str) -> None:
@@ -50,13 +49,12 @@ def note(text: str) -> None:
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Give a function (done, total) that shows how far a piece of work is; say what it took."""
     began = time.monotonic()
-    if not interactive():
+    if interactive():
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True) as bar:
+            task = bar.add_task("")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
         say(f"{what} ...")
         yield lambda done, total: None
-        say(f"{what}: {time.monotonic() - began:.0f} s")
-        return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
     say(f"{what}: {time.monotonic() - began:.0f} s")

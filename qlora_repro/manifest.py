@@ -19,7 +19,7 @@ from qlora_repro.lora.adapter import count_adapted_roles, count_trainable
 from qlora_repro.lora.targets import TARGETS, layer_number, role_of
 from qlora_repro.model.load import LoadedModel
 from qlora_repro.quant.linear_layers import find_linear_layers
-from qlora_repro.quant.storage import LayerKind, Storage, find_unquantized_weights, measure_storage
+from qlora_repro.quant.storage import LayerKind, find_unquantized_weights, measure_storage
 from qlora_repro.records import AdapterSites, BaseWeights, Example, Manifest, TrainingData
 from qlora_repro.session import ModelSession
 from qlora_repro.store.provenance import collect_provenance, write_origin
@@ -32,32 +32,13 @@ LEAST_QUANTIZED = 0.98  # of the parameters in blocks; a mixture's routers stay 
 
 def describe_base_model(cfg: RunConfig, loaded: LoadedModel) -> Manifest:
     """Describe the untuned model in memory; raises RunError when it is not what was asked for."""
-    storage = measure_storage(loaded.model)
-    unquantized = find_unquantized_weights(loaded.model)
-    layers = len(_linear_layers(loaded.model))
-    _raise_contradictions(_base_contradictions(cfg, storage, layers, unquantized))
+    base = measure_storage(loaded.model)
+    _raise_contradictions(_base_contradictions(cfg, base, loaded.model))
     return Manifest(
         run_id=stage_digest(cfg, "untuned"),
         decided_by=deciding_settings(cfg, "untuned"),
         model=loaded.origin,
-        base=BaseWeights(
-            modules=sum(storage.modules.values()),
-            kinds=storage.modules,
-            dtypes=list(storage.dtypes),
-            blocksizes=list(storage.blocksizes),
-            double_quantized=storage.nested_modules,
-            scales=list(storage.scales),
-            parameters=storage.params,
-            all_parameters=storage.params
-            + sum(params.params for params in storage.unquantized if params.role != "adapter"),
-            bits_per_parameter=storage.bits_per_param,
-            code_bytes=storage.code_bytes,
-            scale_bytes=storage.scale_bytes,
-            table_bytes=storage.table_bytes,
-            simulated=storage.simulated,
-            kept=[asdict(params) for params in storage.unquantized],
-            quantized_share=_quantized_share(storage, unquantized),
-        ),
+        base=base,
         provenance=collect_provenance(device=device_name(loaded.model), root=ROOT),
     )
 
@@ -76,9 +57,7 @@ def describe_tuned_model(
         decided_by=deciding_settings(cfg, "train"),
         seed=cfg.seed,
         lora=AdapterSites(
-            target=cfg.lora.target,
-            sites=adapted,
-            r=None if cfg.full_finetuning else cfg.lora.r,
+            target=cfg.lora.target, sites=adapted, r=None if cfg.full_finetuning else cfg.lora.r
         ),
         trainable=count_trainable(loaded.model),
         data=TrainingData(
@@ -123,47 +102,42 @@ def _linear_layers(model: Any) -> list[str]:
     return [name.removesuffix(".base_layer") for name in names]
 
 
-def _quantized_share(storage: Storage, left: dict[str, int]) -> float:
-    """Return the share of the parameters in blocks that are in codes; `left` are the others."""
-    return storage.params / (storage.params + sum(left.values()))
-
-
-def _describe_unquantized(storage: Storage, linears: int, left: dict[str, int]) -> str:
+def _describe_unquantized(base: BaseWeights, model: Any) -> str:
     """Return what is left in 16 bits that should not be; empty where nothing is."""
-    layers = sum(storage.modules.values()) - storage.modules.get(LayerKind.EXPERTS, 0)
-    if layers != linears:
-        return f"only {layers} of {linears} layers are quantized"
-    share = _quantized_share(storage, left)
+    layers, linears = base.modules - base.kinds.get(LayerKind.EXPERTS, 0), _linear_layers(model)
+    if layers != len(linears):
+        return f"only {layers} of {len(linears)} layers are quantized"
+    share = base.quantized_share or 0.0
     if share >= LEAST_QUANTIZED:
         return ""
+    left = find_unquantized_weights(model)
     largest = max(left, key=lambda name: left[name])
     return f"only {share:.1%} of the parameters in blocks are quantized, and {largest} is not"
 
 
-def _base_contradictions(
-    cfg: RunConfig, storage: Storage, linears: int, left: dict[str, int]
-) -> list[str]:
-    quantized = sum(storage.modules.values())
+def _base_contradictions(cfg: RunConfig, base: BaseWeights, model: Any) -> list[str]:
+    asked = f"dtype={cfg.dtype.name}, but"
     if not cfg.quantized:
-        return [f"dtype={cfg.dtype.name}, but {quantized} layers are quantized"] * (quantized > 0)
-    wrong = (
-        [f"dtype={cfg.dtype.name}, but {few}"]
-        if (few := _describe_unquantized(storage, linears, left))
-        else []
-    )
-    if storage.dtypes != (cfg.dtype.data_type,):
-        wrong.append(f"dtype={cfg.dtype.name}, but the layers hold {storage.dtypes or 'no codes'}")
-    if cfg.dq != storage.nested or (not cfg.dq and storage.nested_modules):
-        wrong.append(
-            f"dq={cfg.dq}, but {storage.nested_modules} of {quantized} layers have nested scales"
-        )
-    if cfg.dq and storage.nested and storage.scales != (cfg.dtype.scales,):
-        wrong.append(f"dtype.scales={cfg.dtype.scales}, but the layers have {storage.scales}")
-    if cfg.dtype.name != "int8" and storage.blocksizes != (cfg.dtype.blocksize,):
-        wrong.append(f"blocksize {cfg.dtype.blocksize}, but the layers have {storage.blocksizes}")
-    if storage.simulated != (cfg.dtype.backend == "simulated"):
-        wrong.append(f"backend={cfg.dtype.backend}, but simulated is {storage.simulated}")
-    return wrong
+        return [f"{asked} {base.modules} layers are quantized"] * (base.modules > 0)
+    few = _describe_unquantized(base, model)
+    dtypes, sizes, nested = tuple(base.dtypes), tuple(base.blocksizes), base.double_quantized
+    checks = {
+        f"{asked} {few}": few != "",
+        f"{asked} the layers hold {dtypes or 'no codes'}": dtypes != (cfg.dtype.data_type,),
+        f"dq={cfg.dq}, but {nested} of {base.modules} layers have nested scales": (
+            nested != (base.modules if cfg.dq else 0)
+        ),
+        f"dtype.scales={cfg.dtype.scales}, but the layers have {tuple(base.scales)}": (
+            cfg.dq and nested == base.modules and base.scales != [cfg.dtype.scales]
+        ),
+        f"blocksize {cfg.dtype.blocksize}, but the layers have {sizes}": (
+            cfg.dtype.name != "int8" and sizes != (cfg.dtype.blocksize,)
+        ),
+        f"backend={cfg.dtype.backend}, but simulated is {base.simulated}": (
+            base.simulated != (cfg.dtype.backend == "simulated")
+        ),
+    }
+    return [sentence for sentence, wrong in checks.items() if wrong]
 
 
 def _lora_contradictions(

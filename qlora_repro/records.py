@@ -46,9 +46,8 @@ class Metric:
     run_id: str  # the run whose weights were scored
     task: str  # "mmlu"
     name: str  # "acc"
-    value: (
-        float | None
-    )  # a fraction in [0, 1] unless the name says otherwise; None when it could not be computed
+    # A fraction in [0, 1] unless the name says otherwise; None when it could not be computed
+    value: float | None
     stderr: float | None
     n: int  # questions scored
 
@@ -106,8 +105,18 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantErrors:
-    """What one data type makes of some values; errors in units of each block's absmax."""
+class QuantError:
+    """What some values lose in one data type; errors in units of each block's absmax."""
+
+    n: int  # values
+    mse: float  # mean squared error
+    relative: float  # norm of the change over norm of the values; 0 where all are zeros
+    entropy: float  # bits that a code carries
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantErrors(QuantError):
+    """The same with where the values are from, in which type, and what could be had."""
 
     run_id: str
     source: str  # "weights", or the distribution that synthetic ones were drawn from
@@ -117,14 +126,9 @@ class QuantErrors:
     dtype: str
     blocksize: int
     dq: bool
-    n: int  # values
     levels: int  # distinct ones
-    mse: float  # mean squared error
-    relative: float  # as quant.error has it
-    entropy: float  # bits a code
-    optimum: (
-        float | None
-    )  # mse of the Lloyd-Max levels, as many, for the same values; None: unasked
+    # mse of the Lloyd-Max levels, as many, for the same values; None: unasked
+    optimum: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +176,38 @@ class SramQuantiles:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
-    """What a run would take, predicted from the architecture; sizes in bytes."""
+class TrainingMemory:
+    """What training takes, in bytes."""
+
+    weights: int
+    scales: int
+    adapter_weights: int
+    gradients: int
+    optimizer: int
+    copies: int  # 16-bit ones of weights that train in float32
+    activations: int  # at the first step of the backward pass, as the run is set
+    activations_checkpointed: int
+    activations_unchecked: int
+    logits: int  # and what the loss makes of them
+    peak: int  # less than the sum, as parts take turns
+    when: str  # it is reached
+    busy: int  # the most in forward and backward pass without the optimizer's states
+    stepping: int  # at the optimizer's step, without them
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceMemory:
+    """What answering takes beside weights, scales and adapters, in bytes."""
+
+    cache: int  # keys and values
+    inference_activations: int
+    inference_logits: int
+    inference_peak: int  # of all
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan(TrainingMemory, InferenceMemory):
+    """What a run would take, predicted from the architecture."""
 
     run_id: str
     model: str
@@ -191,24 +225,6 @@ class MemoryPlan:
     params: int
     trained: int
     bits: float | None  # a quantized parameter, constants included; None: nothing is packed
-    weights: int
-    scales: int
-    adapter_weights: int
-    gradients: int
-    optimizer: int
-    copies: int  # 16-bit ones of weights that train in float32
-    activations: int  # as the run is set
-    activations_checkpointed: int
-    activations_unchecked: int
-    logits: int
-    peak: int  # of training: less than the sum, as parts take turns
-    when: str  # it is reached
-    busy: int  # the most in forward and backward pass without the optimizer's states
-    stepping: int  # at the optimizer's step, without them
-    cache: int  # inference: keys and values
-    inference_activations: int
-    inference_logits: int
-    inference_peak: int
     stand_in: str | None = None  # what stands in for what, where the run is a smaller twin
 
 
@@ -315,7 +331,7 @@ class BaseWeights(ManifestSection):
     scale_bytes: int
     table_bytes: int
     simulated: bool  # memory holds 16-bit weights beside the codes
-    kept: list[dict[str, Any]]  # parameters that are not quantized, by role and dtype
+    kept: list[dict[str, Any]]  # parameters that are not quantized, by role ("norm") and dtype
     quantized_share: float | None  # of the parameters in blocks; None in older manifests
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -48,17 +48,15 @@ from qlora_repro.train.callbacks import Tracker
 from qlora_repro.train.checkpoint import save_atomically
 from qlora_repro.train.memory import disable_checkpointing
 
-Value = TypeVar("Value")
 
-
-class LastValueCache(Generic[Value]):
+class LastValueCache:
     """The last value that was made, by its key."""
 
     def __init__(self) -> None:
         self.key = ""
-        self.value: Value | None = None
+        self.value: Any = None
 
-    def get(self, key: str, make: Callable[[], Value]) -> Value:
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
         """Return the value of this key; `make` it when the last one had another."""
         if self.value is None or self.key != key:
             self.value = None  # free it first: two datasets at once may be too many
@@ -128,8 +126,8 @@ def _checkpointed_modules(model: nn.Module) -> list[str]:
 
 
 BASE_MODEL = BaseModelCache()
-EXAMPLES: LastValueCache[Any] = LastValueCache()  # (training examples, held-out examples)
-ENCODED_ROWS: LastValueCache[Any] = LastValueCache()  # training rows in tokens
+EXAMPLES = LastValueCache()  # (training examples, held-out examples)
+ENCODED_ROWS = LastValueCache()  # training rows in tokens
 
 
 def clear_caches() -> None:
@@ -316,8 +314,11 @@ class ModelSession:
         if self.cfg.train.sharded or self.cfg.train.kernels != "none":
             self.release()
 
-    def publish(self) -> Path:
-        """Write the trained weights as safetensors, complete or not at all; return their folder."""
+    def publish(self, check_held: Callable[[], object] = bool) -> Path:
+        """Write the trained weights as safetensors, complete or not at all; return their folder.
+
+        Before they take their place, `check_held` may raise.
+        """
         assert self.adapted
         loaded = self.current()
         target = self.folder / (MODEL if self.cfg.full_finetuning else ADAPTER)
@@ -327,7 +328,7 @@ class ModelSession:
             loaded.tokenizer.save_pretrained(folder)
 
         with silence_transformers():
-            save_atomically(save, target)
+            save_atomically(save, target, check_held)
         return target
 
     def release(self, *, keep_base: bool = False) -> None:

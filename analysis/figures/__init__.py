@@ -32,8 +32,8 @@ CAPTIONS = {  # of every figure, in their order
 }
 OF_DATA_TYPES = ("codebooks", "error_by_blocksize", "sram_quantiles")  # one module draws these
 # name -> its function; matplotlib is imported when a figure is drawn
-FIGURES = {name: f"analysis.figures.{name}:draw_figure" for name in CAPTIONS} | {
-    name: f"analysis.figures.data_types:draw_{name}" for name in OF_DATA_TYPES
+FIGURES = {name: f"{__name__}.{name}:draw_figure" for name in CAPTIONS} | {
+    name: f"{__name__}.data_types:draw_{name}" for name in OF_DATA_TYPES
 }
 
 

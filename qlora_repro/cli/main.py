@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
 
@@ -28,14 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging.requirements import Requirement
 
-from qlora_repro.cli.processes import (
-    check_launcher,
-    coordinate,
-    dismiss_workers,
-    processes_lost,
-    run_worker,
-    worker_reported,
-)
+from qlora_repro.cli import processes
 from qlora_repro.config.messages import explain_error
 from qlora_repro.config.paths import PYPROJECT, set_user_config_dir
 from qlora_repro.config.registry import WITHOUT_DOUBLE_QUANT
@@ -46,18 +38,10 @@ from qlora_repro.console import print_error, say
 from qlora_repro.distributed.environment import rank
 from qlora_repro.errors import ConfigError, QloraError
 from qlora_repro.records import FAILURES, CellState
+from qlora_repro.store.provenance import installed_version
 from qlora_repro.store.runs import read_note
-from qlora_repro.sweep.cells import (
-    CellRecord,
-    cell_identity,
-    drop_unread,
-    format_command,
-    overridden_keys,
-    read_records,
-    record_path,
-    required_keys,
-    write_record,
-)
+from qlora_repro.sweep import cells
+from qlora_repro.sweep.cells import CellRecord
 from qlora_repro.sweep.replay import replay
 from qlora_repro.sweep.run_cell import CellOutcome, run_cell
 from qlora_repro.sweep.workers import Launch, set_up_worker, shut_down_workers
@@ -82,8 +66,8 @@ def run_command(main: Callable[[], None]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_user_config_dir(sys.argv[1:])
     if rank() > 0:
-        return run_worker()
-    with coordinate(), report_errors() as status:
+        return processes.run_worker()
+    with processes.coordinate(), report_errors() as status:
         check_versions()
         if "--replay" in sys.argv:
             replay(set_user_config_dir(sys.argv[1:]))
@@ -114,7 +98,7 @@ def report_errors() -> Iterator[ExitStatus]:
     except KeyboardInterrupt:
         print_error("interrupted; the same command goes on from the last checkpoint")
         sys.stdout.flush()
-        dismiss_workers()
+        processes.dismiss_workers()
         if not shut_down_workers():
             os._exit(INTERRUPTED)  # nothing is left to write; taking torch down takes seconds
         status.code = INTERRUPTED
@@ -139,11 +123,11 @@ def run_job(cfg: DictConfig) -> None:
         _run_sweep_cell(cfg, overrides, folder=folder, number=int(hydra.job.num))
         return
     try:
-        run_cfg = _parse_config(cfg, written=overridden_keys(overrides))
+        run_cfg = _parse_config(cfg, written=cells.overridden_keys(overrides))
     except QloraError as error:
         outcome = CellOutcome(state=CellState.REFUSED, why=str(error))
     else:
-        outcome = run_cell(run_cfg, rerun=format_command(overrides))
+        outcome = run_cell(run_cfg, rerun=cells.format_command(overrides))
     if outcome.state in FAILURES:
         _print_failure(outcome)
         raise SystemExit(1)
@@ -154,43 +138,43 @@ def _run_sweep_cell(cfg: DictConfig, overrides: list[str], *, folder: Path, numb
     record = CellRecord(
         number=number, overrides=overrides, state=CellState.REFUSED, why="", config=None
     )
-    written = overridden_keys(overrides)
+    written = cells.overridden_keys(overrides)
     try:
-        run_cfg = _parse_config(cfg, written=required_keys(HydraConfig.get()) - {"dq"})
+        run_cfg = _parse_config(cfg, written=cells.required_keys(HydraConfig.get()) - {"dq"})
     except QloraError as error:
         outcome = CellOutcome(state=CellState.REFUSED, why=str(error))
         _print_failure(outcome, f"{record.title}: ")
-        write_record(folder, replace(record, why=outcome.why), name="refused")
+        cells.write_record(folder, replace(record, why=outcome.why), name="refused")
         return
-    name, kept = cell_identity(run_cfg), drop_unread(overrides, run_cfg)
-    record = replace(record, overrides=kept, config=asdict(run_cfg))
+    name, read_overrides = cells.cell_identity(run_cfg), cells.drop_unread(overrides, run_cfg)
+    record = replace(record, overrides=read_overrides, config=asdict(run_cfg))
     if why := _why_not_begun(run_cfg, folder):
-        write_record(folder, replace(record, state=CellState.NOT_BEGUN, why=why), name=name)
+        cells.write_record(folder, replace(record, state=CellState.NOT_BEGUN, why=why), name=name)
         return
     if any(int(path.name[:5]) < number for path in folder.glob(f"*-{name}.json")):
         say(f"\nfolded into an earlier cell{_why_folded(run_cfg, written)}")
-        write_record(folder, replace(record, state=CellState.FOLDED), name=name)
+        cells.write_record(folder, replace(record, state=CellState.FOLDED), name=name)
         return
-    earlier = read_note(record_path(folder, number, name=name)) or {}
+    earlier = read_note(cells.record_path(folder, number, name=name)) or {}
     if earlier.get("state") == CellState.PROCESS_DIED:
         return  # it runs alone, after the others
     dropped = "dq" in written and cfg.dq and not run_cfg.dq
     remark = f" ({_why_without_dq(run_cfg)})" if dropped else ""
     say(f"\ncell {number + 1}: {' '.join(overrides)}{remark}")
     running = replace(record, state=CellState.RUNNING, why="its process was ended")
-    write_record(folder, running, name=name)
+    cells.write_record(folder, running, name=name)
     # A search goes by the score of each of its cells, and so waits for one that another works on.
     waits = HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic"
-    outcome = run_cell(run_cfg, rerun=format_command(kept), wait=waits)
+    outcome = run_cell(run_cfg, rerun=cells.format_command(read_overrides), wait=waits)
     if outcome.state == CellState.BUSY:
         say("another process is working on this cell; it is taken up again after the others")
     if outcome.state in FAILURES:
         _print_failure(outcome, f"{record.title}: ")
-    write_record(folder, replace(record, state=outcome.state, why=outcome.why), name=name)
+    cells.write_record(folder, replace(record, state=outcome.state, why=outcome.why), name=name)
 
 
 def _parse_config(cfg: DictConfig, *, written: set[str]) -> RunConfig:
-    check_launcher()
+    processes.check_launcher()
     for group, option in HydraConfig.get().runtime.choices.items():
         if str(option).startswith("_"):
             raise ConfigError(f"{group}={option} is what its other options start from; choose one")
@@ -199,9 +183,9 @@ def _parse_config(cfg: DictConfig, *, written: set[str]) -> RunConfig:
 
 def _why_not_begun(cfg: RunConfig, folder: Path) -> str:
     """Return why a sweep does not begin another cell; empty where it does."""
-    if processes_lost():
+    if processes.processes_lost():
         return "the processes lost each other in a cell before"
-    records = read_records(folder) if cfg.on_error == "stop" else []
+    records = cells.read_records(folder) if cfg.on_error == "stop" else []
     failed = any(record.state in FAILURES for record in records)
     return "on_error=stop: a cell failed before" if failed else ""
 
@@ -222,7 +206,7 @@ def _why_without_dq(cfg: RunConfig) -> str:
 
 
 def _print_failure(outcome: CellOutcome, prefix: str = "") -> None:
-    if worker_reported():
+    if processes.worker_reported():
         return
     if outcome.trace and outcome.unforeseen:
         sys.stderr.write(outcome.trace)
@@ -248,7 +232,7 @@ def describe_outdated(requirements: Iterable[str]) -> str:
     """
     outdated = []
     for requirement in map(Requirement, requirements):
-        installed = _installed(requirement.name)
+        installed = installed_version(requirement.name)
         bound = requirement.specifier
         if bound and (installed is None or not bound.contains(installed, prereleases=True)):
             outdated.append((requirement.name, installed, str(bound)))
@@ -260,13 +244,6 @@ def describe_outdated(requirements: Iterable[str]) -> str:
     ]
     wanted = shlex.join(["pip", "install", *(f"{name}{bound}" for name, _, bound in outdated)])
     return f"{'; '.join(facts)}; run {wanted}"
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def arrange_arguments(arguments: Sequence[str]) -> list[str]:

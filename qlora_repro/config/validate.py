@@ -77,8 +77,8 @@ MINIMUM: dict[int, str] = {  # null passes where a setting may be null
     "train.weight_decay",
     1: "data.max_source_len data.rows data.rows_per_task dtype.blocksize eval.batch_size "
     "eval.limit eval.max_new_tokens eval.n generate.batch_size generate.limit "
-    "generate.max_new_tokens lora.r train.batch_size train.keep_checkpoints train.log_steps "
-    "train.micro_batch_size",
+    "generate.max_new_tokens lora.r measure.blocks measure.rows measure.sample train.batch_size "
+    "train.keep_checkpoints train.log_steps train.micro_batch_size",
     2: "data.max_target_len eval.perplexity_tokens eval.perplexity_window",
 }
 UPPER_BOUND = {"lora.dropout": 1, "data.wrong": 1, "train.beta2": 1, "seed": SEED_END}  # exclusive
@@ -277,7 +277,7 @@ def _check_judge_function(cfg: RunConfig) -> None:
 
 
 def _check_lora(cfg: RunConfig) -> None:
-    trains = "train" in cfg.stages and cfg.train.max_steps > 0
+    trains = cfg.train.max_steps > 0 and {"train", "plan"} & {*cfg.stages}
     if cfg.full_finetuning and cfg.quantized and trains:
         raise ConfigError(
             f"lora=none trains every weight, and a dtype={cfg.dtype.name} base is frozen; "
@@ -302,7 +302,7 @@ def _check_train(cfg: RunConfig) -> None:
 
 def _check_device(cfg: RunConfig) -> None:
     """Refuse a device that there is not, and a spread of what cannot be spread."""
-    check_device_name(cfg.model.device)
+    _check_device_name(cfg.model.device)
     if cfg.model.device != SPREAD:
         return
     if world_size() > 1:
@@ -317,7 +317,7 @@ def _check_device(cfg: RunConfig) -> None:
         )
 
 
-def check_device_name(device: str) -> None:
+def _check_device_name(device: str) -> None:
     """Refuse a device by number: libraries train on the first GPU that a process sees."""
     if numbered := re.fullmatch(r"cuda:(\d+)", device):
         raise ConfigError(
@@ -457,18 +457,15 @@ def check_stage_settings(cfg: RunConfig) -> None:
 
 
 def _check_eval(cfg: RunConfig) -> None:
-    needed: dict[str, dict[str, object]] = {
-        "perplexity": {"eval.perplexity_file=FILE": cfg.eval.perplexity_file},
-        "custom": {
-            "eval.include_path=FOLDER": cfg.eval.include_path,
-            "eval.tasks=[NAME]": cfg.eval.tasks,
-        },
+    needed = {
+        "perplexity": ("perplexity_file=FILE",),
+        "custom": ("include_path=FOLDER", "tasks=[NAME]"),
     }
-    for write, value in needed.get(cfg.eval.name, {}).items():
-        if not value:
+    for setting in needed.get(cfg.eval.name, ()):
+        key = setting.partition("=")[0]
+        if not getattr(cfg.eval, key):
             raise ConfigError(
-                f"{write.partition('=')[0]} has no value, and eval={cfg.eval.name} needs it; "
-                f"write {write}"
+                f"eval.{key} has no value, and eval={cfg.eval.name} needs it; write eval.{setting}"
             )
 
 

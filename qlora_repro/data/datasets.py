@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import replace
 from random import Random
 
-from qlora_repro.config.messages import format_value, nearest_names
+from qlora_repro.config.messages import format_value
 from qlora_repro.config.registry import DATA_LOADERS, DATASETS, DataKind, import_function
 from qlora_repro.config.schema import DataConfig
 from qlora_repro.data.procedural import ProceduralQuestion, Split, draw_questions
@@ -35,14 +35,7 @@ def load_examples(cfg: DataConfig, *, split: str | None = None) -> list[Example]
     """
     get_template(cfg.template)  # refused before anything is downloaded
     kind, split = cfg.resolved_kind, split or cfg.split
-    if kind is None:
-        near = nearest_names(cfg.name, DATASETS, cutoff=0)[0]
-        raise DataError(
-            f"there is no dataset {cfg.name!r}; the nearest is {near!r}, and any file goes through "
-            "data=local"
-        )
-    if cfg.rows is not None and cfg.rows < 1:
-        raise DataError(f"data.rows is {cfg.rows}, and must be at least 1, or null for all rows")
+    assert kind is not None, "the configuration was not checked"
     _check_selection(cfg, kind)
     rows: list[Example] = import_function(DATA_LOADERS[kind])(cfg, split)
     if not rows:

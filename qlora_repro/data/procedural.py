@@ -366,8 +366,6 @@ def draw_questions(
         DataError: For an unknown or repeated task and when a task has no new question left.
     """
     names = _check_tasks(tasks)
-    if rows < 1:
-        raise DataError(f"{rows} procedural rows were asked for; data.rows must be at least 1")
     streams = [_draw_from_task(name, Random(f"{seed}/{name}"), split=split) for name in names]
     return [next(stream) for stream in islice(cycle(streams), rows)]
 

@@ -16,6 +16,7 @@ from qlora_repro.data.rows import read_json_lines
 from qlora_repro.errors import ConfigError, DataError
 
 TEXT_KEYS = ("text", "question", "prompt")  # of a question file's lines, the first one found
+OPTIONAL_KEYS = ("category", "lang", "reference")
 PROCEDURAL = "procedural"  # the option that needs no file
 
 
@@ -107,13 +108,8 @@ def _parse_question(row: Any, *, where: str) -> Question:
     return Question(
         question_id=str(row["question_id"]),
         text=text.strip().removeprefix("### Human:").removesuffix("### Assistant:").strip(),
-        **{name: _get_optional(row, name) for name in ("category", "lang", "reference")},
+        **{name: str(row[name]) for name in OPTIONAL_KEYS if row.get(name) is not None},
     )
-
-
-def _get_optional(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    return "" if value is None else str(value)
 
 
 MIN_ANSWER_TOKENS = 256  # tokens of an answer; for more room than this no question is cut

@@ -104,10 +104,7 @@ def load_file_examples(cfg: DataConfig, split: str) -> list[Example]:
         DataError: When the file is missing, empty or not what its suffix says, when it lacks a
             column, and for a row whose target is empty, by its number (the first row is 1).
     """
-    if not cfg.path:
-        raise DataError(
-            f"data.path is empty, and data={cfg.name} needs a file; give data.path=FILE"
-        )
+    assert cfg.path is not None, "the configuration was not checked"
     if cfg.columns is None:
         raise DataError(
             f"data.columns is null, and data={cfg.name} needs to know its columns; give "

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
+from qlora_repro.config.schema import DataConfig
 from qlora_repro.errors import DataError
 from qlora_repro.records import Example
 
@@ -36,35 +38,42 @@ class EncodedExample:
         return sum(label != -100 for label in self.labels)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodingLimits:
-    """Lengths in tokens, and what is learned."""
-
-    max_source_len: int
-    max_target_len: int  # end of sequence included
-    train_on_source: bool
-    truncated_eos: bool  # a target that was cut still ends in an end of sequence
-    max_truncated: float  # share of rows, [0, 1]
-    num_labels: int | None = None  # of a classifier; 1 is a regression
-
-
 def encode_examples(
-    examples: Sequence[Example], tokenizer: Tokenizer, *, kind: str, limits: EncodingLimits
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    cfg: DataConfig,
+    *,
+    kind: str,
+    num_labels: int | None = None,
 ) -> list[EncodedExample]:
-    """Tokenize every example; `kind` is causal, seq2seq or classification.
+    """Tokenize every example, within the lengths of the data section.
 
     A source that is too long gives way to a shorter one that the example has, and the last of them
-    loses its tail. A target loses its tail too: with `limits.truncated_eos` an
-    end of sequence takes its last place, without it is cut off too, as in the authors' code.
-    Raises DataError when more rows were cut than `limits.max_truncated` allows.
+    loses its tail. A target loses its tail too: with `cfg.truncated_eos` an end of sequence takes
+    its last place, without it is cut off too, as in the authors' code.
+
+    Args:
+        examples: The rows.
+        tokenizer: The model's.
+        cfg: The data section.
+        kind: causal, seq2seq or classification.
+        num_labels: Of a classifier; 1 is a regression.
+
+    Raises:
+        DataError: More rows were cut than `cfg.max_truncated` allows, or a target cannot be used.
     """
-    rows = [ENCODERS[kind](example, tokenizer, limits) for example in examples]
+    encoders: dict[str, Callable[[Example, Tokenizer, DataConfig], EncodedExample]] = {
+        "causal": _encode_causal,
+        "seq2seq": _encode_seq2seq,
+        "classification": partial(_encode_classification, num_labels=num_labels),
+    }
+    rows = [encoders[kind](example, tokenizer, cfg) for example in examples]
     share = truncated_share(rows)
-    if share > limits.max_truncated:
+    if share > cfg.max_truncated:
         raise DataError(
             f"{share:.1%} of {len(rows)} rows are longer than data.max_source_len="
-            f"{limits.max_source_len} or data.max_target_len={limits.max_target_len}, and "
-            f"data.max_truncated allows {limits.max_truncated:.1%}; raise one of the three"
+            f"{cfg.max_source_len} or data.max_target_len={cfg.max_target_len}, and "
+            f"data.max_truncated allows {cfg.max_truncated:.1%}; raise one of the three"
         )
     return rows
 
@@ -102,63 +111,54 @@ def _encode_source(
 
 
 def _encode_target(
-    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
+    example: Example, tokenizer: Tokenizer, cfg: DataConfig
 ) -> tuple[list[int], bool]:
     if tokenizer.eos_token_id is None:
         raise DataError(
             "the tokenizer has no end-of-sequence token, so a model could not learn to stop"
         )
-    ids, room = _tokenize(example.target, tokenizer), limits.max_target_len
+    ids, room = _tokenize(example.target, tokenizer), cfg.max_target_len
     if len(ids) < room:
         return [*ids, tokenizer.eos_token_id], False
-    return [
-        *ids[: room - 1],
-        tokenizer.eos_token_id if limits.truncated_eos else ids[room - 1],
-    ], True
+    return [*ids[: room - 1], tokenizer.eos_token_id if cfg.truncated_eos else ids[room - 1]], True
 
 
-def _encode_causal(
-    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
-) -> EncodedExample:
-    target, cut_target = _encode_target(example, tokenizer, limits)
+def _encode_causal(example: Example, tokenizer: Tokenizer, cfg: DataConfig) -> EncodedExample:
+    target, cut_target = _encode_target(example, tokenizer, cfg)
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
-    room = limits.max_source_len - len(bos)
+    room = cfg.max_source_len - len(bos)
     source, fits = _encode_source(example, lambda text: _tokenize(text, tokenizer), room)
     source, cut_source = source[:room], not fits
     ids = [i for i in (*bos, *source, *target) if i is not None]
-    learned = len(ids) if limits.train_on_source else len(target)
+    learned = len(ids) if cfg.train_on_source else len(target)
     # The first token has nothing before it to be predicted from.
     labels = [-100] * (len(ids) - learned) + ids[len(ids) - learned :]
     labels[0] = -100
-    unended = cut_target and not limits.truncated_eos
+    unended = cut_target and not cfg.truncated_eos
     return EncodedExample(
         ids=ids, labels=labels, truncated=cut_source or cut_target, unended=unended
     )
 
 
-def _encode_seq2seq(
-    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
-) -> EncodedExample:
-    target, cut_target = _encode_target(example, tokenizer, limits)
+def _encode_seq2seq(example: Example, tokenizer: Tokenizer, cfg: DataConfig) -> EncodedExample:
+    target, cut_target = _encode_target(example, tokenizer, cfg)
     ids, fits = _encode_source(
-        example, lambda text: tokenizer(text)["input_ids"], limits.max_source_len
+        example, lambda text: tokenizer(text)["input_ids"], cfg.max_source_len
     )
     if not fits:
-        ids = [*ids[: limits.max_source_len - 1], ids[-1]]  # the tokenizer's own ending
-    unended = cut_target and not limits.truncated_eos
+        ids = [*ids[: cfg.max_source_len - 1], ids[-1]]  # the tokenizer's own ending
+    unended = cut_target and not cfg.truncated_eos
     return EncodedExample(ids=ids, labels=target, truncated=not fits or cut_target, unended=unended)
 
 
 def _encode_classification(
-    example: Example, tokenizer: Tokenizer, limits: EncodingLimits
+    example: Example, tokenizer: Tokenizer, cfg: DataConfig, *, num_labels: int | None
 ) -> EncodedExample:
     ids = tokenizer(example.source)["input_ids"]
-    cut = len(ids) > limits.max_source_len
+    cut = len(ids) > cfg.max_source_len
     if cut:
-        ids = [*ids[: limits.max_source_len - 1], ids[-1]]
-    return EncodedExample(
-        ids=ids, labels=[parse_label(example.target, limits.num_labels)], truncated=cut
-    )
+        ids = [*ids[: cfg.max_source_len - 1], ids[-1]]
+    return EncodedExample(ids=ids, labels=[parse_label(example.target, num_labels)], truncated=cut)
 
 
 def parse_label(target: str, num_labels: int | None) -> float:
@@ -182,10 +182,3 @@ def parse_label(target: str, num_labels: int | None) -> float:
             f"to {num_labels - 1}; raise model.num_labels or map the classes"
         )
     return label
-
-
-ENCODERS = {
-    "causal": _encode_causal,
-    "seq2seq": _encode_seq2seq,
-    "classification": _encode_classification,
-}

@@ -40,7 +40,7 @@ def shard_model(model: Any, device: torch.device) -> None:
             f"a {type(inner).__name__} does not say which of its modules are blocks, and "
             "train.sharded=true gathers a block at a time; use train.sharded=false"
         )
-    trainable = list(_broadcast_weights(model, device, _is_trainable))
+    trainable = list(_broadcast_weights(model, device, lambda tensor: tensor.requires_grad))
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     for module in (*blocks, inner):  # what is in no block is gathered around the whole pass
         for _ in _broadcast_weights(module, device, _is_unsharded):
@@ -69,10 +69,6 @@ class Autocast(TrainerCallback):
         if args.bf16 or args.fp16:
             dtype = torch.bfloat16 if args.bf16 else torch.float16
             model.forward = torch.autocast(device, dtype=dtype)(model.forward)
-
-
-def _is_trainable(tensor: Tensor) -> bool:
-    return tensor.requires_grad
 
 
 def _is_unsharded(tensor: Tensor) -> bool:

@@ -38,6 +38,7 @@ CONNECTION_ERRORS = (
 RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"  # with --max-restarts the store outlives the processes
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+Compute = Callable[[Sequence[Piece]], Sequence[Result]]
 
 
 class StoreKey(StrEnum):
@@ -152,15 +153,13 @@ def is_connection_error(error: Exception) -> bool:
 
 def other_rank_failed() -> bool:
     """Whether another rank failed first, and so has printed the reason."""
-    if world_size() == 1:
-        return False
     failure = process_group().first_failure()
     return failure is not None and failure[0] != rank()
 
 
 def any_rank_failed() -> bool:
     """Whether a rank failed: nothing more can be computed together."""
-    return world_size() > 1 and process_group().first_failure() is not None
+    return process_group().first_failure() is not None
 
 
 @contextmanager
@@ -185,15 +184,11 @@ def shared_failure() -> Iterator[None]:
 class Distribute(Protocol):
     """Computes one result a piece, in the order of the pieces, here or in several processes."""
 
-    def __call__(
-        self, pieces: Sequence[Piece], compute: Callable[[Sequence[Piece]], Sequence[Result]]
-    ) -> list[Result]:
+    def __call__(self, pieces: Sequence[Piece], compute: Compute[Piece, Result]) -> list[Result]:
         """Return the results of all pieces."""
 
 
-def compute_locally(
-    pieces: Sequence[Piece], compute: Callable[[Sequence[Piece]], Sequence[Result]]
-) -> list[Result]:
+def compute_locally(pieces: Sequence[Piece], compute: Compute[Piece, Result]) -> list[Result]:
     """Compute every piece in this process.
 
     >>> compute_locally([1, 2, 3], lambda numbers: [number**2 for number in numbers])
@@ -202,9 +197,7 @@ def compute_locally(
     return list(compute(pieces))
 
 
-def distribute(
-    pieces: Sequence[Piece], compute: Callable[[Sequence[Piece]], Sequence[Result]]
-) -> list[Result]:
+def distribute(pieces: Sequence[Piece], compute: Compute[Piece, Result]) -> list[Result]:
     """Compute the pieces in turn by rank: the first in rank 0, the second in rank 1, and so on.
 
     All ranks must pass the same pieces, once they are connected; each returns all results.

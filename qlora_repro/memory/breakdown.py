@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from qlora_repro.errors import RunError
 from qlora_repro.memory.activations import FLOAT32_BYTES, activation_memory
 from qlora_repro.memory.settings import PlannedRun
+from qlora_repro.records import InferenceMemory, TrainingMemory
 
 CODE_BITS = {"nf4": 4, "fp4": 4, "int8": 8}  # of bitsandbytes
 DQ_BLOCKSIZE = 256  # constants that share a second-level one (Section 3)
@@ -77,26 +78,6 @@ def optimizer_bytes(run: PlannedRun) -> int:
     if run.full_finetuning:
         return 4 * (sum(x.n_in + x.n_out for x in run.sizes.linears) + run.sizes.vectors)
     return 4 * sum(x.n_in + x.n_out + 2 * run.r for x in run.adapted)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingMemory:
-    """Bytes of a training run, as a `MemoryPlan` names them."""
-
-    weights: int
-    scales: int
-    adapter_weights: int
-    gradients: int
-    optimizer: int
-    copies: int
-    activations: int
-    activations_checkpointed: int
-    activations_unchecked: int
-    logits: int
-    peak: int
-    when: str
-    busy: int
-    stepping: int
 
 
 def training_memory(run: PlannedRun) -> TrainingMemory:
@@ -178,16 +159,6 @@ def loss_memory(run: PlannedRun) -> LossMemory:
     if half_precision and is_frozen_float32:
         head = (run.sizes.head or run.sizes.embedding) * run.compute_bytes
     return LossMemory(logits=run.compute_bytes * logits, peak=peak, head=head)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceMemory:
-    """Bytes of answering beside weights and adapters, as a `MemoryPlan` names them."""
-
-    cache: int
-    inference_activations: int
-    inference_logits: int
-    inference_peak: int
 
 
 def inference_memory(run: PlannedRun) -> InferenceMemory:

@@ -151,11 +151,6 @@ def check_plan(cfg: RunConfig) -> None:
             raise ConfigError(f"plan.{key} is {size}, and must be more than 0")
     if not 0 <= plan.reserve < float("inf"):
         raise ConfigError(f"plan.reserve is {plan.reserve}, and must be at least 0")
-    if cfg.full_finetuning and cfg.quantized and cfg.train.max_steps:
-        raise ConfigError(
-            f"lora=none trains every weight, and a dtype={cfg.dtype.name} base is frozen; "
-            "use dtype=bf16 with lora=none, or lora=all"
-        )
 
 
 def read_architecture(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from qlora_repro.config.schema import PlanConfig
+from qlora_repro.console import right_aligned
 from qlora_repro.errors import RunError
 from qlora_repro.memory.breakdown import FULL_FINETUNING_BYTES, bytes_paged_per_step
 from qlora_repro.memory.prediction import MicroBatch
@@ -53,9 +54,7 @@ def build_breakdown_table(plan: MemoryPlan) -> Table:
         ("keys and values", None, plan.cache),
         ("logits and loss", plan.logits, plan.inference_logits),
     ]
-    table = Table("GB")
-    for heading in ("training", "inference"):
-        table.add_column(heading, justify="right")
+    table = Table("GB", *right_aligned("training", "inference"))
     for name, training, inference in parts:
         table.add_row(name, format_gb(training), format_gb(inference))
     table.add_section()
@@ -144,10 +143,7 @@ def describe_paging(plan: MemoryPlan, cfg: PlanConfig) -> list[str]:
     where = f"simulated paging on {card:g} GB at {cfg.bus:g} GB/s"
     try:
         moved = bytes_paged_per_step(
-            usable_bytes(card, cfg),
-            states=plan.optimizer,
-            busy=plan.busy,
-            stepping=plan.stepping,
+            usable_bytes(card, cfg), states=plan.optimizer, busy=plan.busy, stepping=plan.stepping
         )
     except RunError as error:
         return [f"{where}: {error}"]
@@ -177,13 +173,11 @@ def build_sweep_table(cells: Sequence[PlannedCell]) -> Table:
     """
     shared, labels = split_shared_labels([cell.label for cell in cells])
     title = "memory predicted, GB, a row a cell" + (f": {shared}" if shared else "")
-    table = Table("cell", title=title, title_justify="left", caption_justify="left")
     timed = any(cell.work.stages and cell.work.seconds is not None for cell in cells)
-    for name in ("weights", "training", "inference", *(["time"] if timed else [])):
-        table.add_column(name, justify="right")
     differ = len({tuple(cell.work.stages) for cell in cells}) > 1
-    if differ:
-        table.add_column("to run")
+    numbers = right_aligned("weights", "training", "inference", *["time"] * timed)
+    table = Table("cell", *numbers, *["to run"] * differ, title=title)
+    table.title_justify = table.caption_justify = "left"
     for label, cell in zip(labels, cells, strict=True):
         memory, stages = cell.memory, cell.work.stages
         sizes = (memory.weights + memory.scales, memory.peak, memory.inference_peak)

@@ -39,11 +39,9 @@ def find_checkpoint(model: ModelConfig) -> Checkpoint:
     """Return the checked checkpoint that a model section names; download or make it when needed.
 
     Raises:
-        ConfigError: the section names none.
+        ConfigError: the section names no path.
         ModelError: it cannot be used.
     """
-    if model.source not in SOURCES:
-        raise ConfigError(f"model.source is {model.source!r}, and must be {', '.join(SOURCES)}")
     return SOURCES[model.source](model)
 
 

@@ -16,7 +16,7 @@ from accelerate import infer_auto_device_map
 from accelerate.utils import CustomDtype, get_balanced_memory, send_to_device
 from torch import nn
 
-from qlora_repro.config.validate import SPREAD, check_device_name
+from qlora_repro.config.validate import SPREAD
 from qlora_repro.distributed.environment import local_rank, local_world_size
 from qlora_repro.errors import ConfigError, ModelError
 
@@ -32,9 +32,8 @@ def resolve_device(name: str) -> torch.device:
     With `spread` it is the first of the cards that share the model: inputs go there.
 
     Raises:
-        ConfigError: the name is another one, or there is no such GPU.
+        ConfigError: there is no such GPU.
     """
-    check_device_name(name)
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -81,11 +80,8 @@ def release_freed_memory() -> None:
         torch.cuda.empty_cache()
 
 
-PACKED_DTYPES = {
-    "nf4": CustomDtype.INT4,
-    "fp4": CustomDtype.INT4,
-    "int8": torch.int8,
-}  # by bitsandbytes
+# As bitsandbytes packs them.
+PACKED_DTYPES = {"nf4": CustomDtype.INT4, "fp4": CustomDtype.INT4, "int8": torch.int8}
 
 
 def free_bytes_by_card() -> dict[int, int]:

@@ -83,10 +83,8 @@ def convert_gguf(folder: Path) -> None:
     """Write the checkpoint, its tokenizer and where they came from into an empty folder."""
     gguf = find_gguf()
     say("converting the embedded model, once on this machine (half a minute)")
-    with (
-        silence_transformers(),
-        redirect_stderr(io.StringIO()),
-    ):  # a progress bar that heeds no setting
+    # the second silences a progress bar that heeds no setting
+    with silence_transformers(), redirect_stderr(io.StringIO()):
         source = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )

@@ -68,7 +68,6 @@ def load_base(
     *,
     dq: bool,
     seed: int = 0,
-    on_disk: Path | None = None,
     storage: torch.dtype = torch.uint8,
 ) -> LoadedModel:
     """Return the untuned model at the precision that `dtype` and `dq` ask for.
@@ -76,8 +75,8 @@ def load_base(
     Linear weights are quantized from what the checkpoint holds, cast to `dtype.compute_dtype`. What
     is not quantized is 16-bit, as in the paper: in compute_dtype, and where that is float32 (faster
     on a CPU) each value is rounded to bf16 first and held in float32; dtype=fp32 rounds nothing.
-    `seed` draws a classification head that the checkpoint lacks. `on_disk` is a folder that stands
-    in for the checkpoint. bitsandbytes' 4-bit codes are viewed as `storage`, the same bytes.
+    `seed` draws a classification head that the checkpoint lacks. bitsandbytes' 4-bit codes are
+    viewed as `storage`, the same bytes.
 
     Raises ConfigError for a section that cannot be, ModelError for a checkpoint that cannot be
     used and for a live model that is not what was asked for.
@@ -86,7 +85,7 @@ def load_base(
         raise ConfigError(
             f"dtype=fp32 computes in float32, and dtype.compute_dtype is {dtype.compute_dtype}"
         )
-    reader = _CheckpointReader(model, on_disk)
+    reader = _CheckpointReader(model)
     loaded = reader.read_model(dtype, dq=dq, seed=seed, storage=storage)
     names = [] if dtype.name in FULL_PRECISION else find_quantizable_layers(reader.build_empty())
     experts = find_expert_weights(loaded) if names else []
@@ -112,7 +111,7 @@ def load_empty(
 
     Nothing is read but the configuration and the tokenizer; weights are on the meta device.
     """
-    reader = _CheckpointReader(model, None)
+    reader = _CheckpointReader(model)
     return reader.describe(reader.build_shells(dtype, dq=dq, storage=storage), rounded=0)
 
 
@@ -131,12 +130,8 @@ def load_trained(model: ModelConfig, dtype: DtypeConfig, *, folder: Path) -> Loa
 class _CheckpointReader:
     """Reads one checkpoint: its configuration, its weights, its tokenizer."""
 
-    def __init__(self, model: ModelConfig, folder: Path | None) -> None:
+    def __init__(self, model: ModelConfig, folder: Path | None = None) -> None:
         self.device = resolve_device(model.device)
-        if model.kind not in AUTO_CLASSES:
-            raise ConfigError(
-                f"model.kind is {model.kind!r}, and must be {', '.join(AUTO_CLASSES)}"
-            )
         if model.kind == "classification" and not model.num_labels:
             raise ConfigError(f"model.num_labels is {model.num_labels}, and must be at least 1")
         checkpoint = find_checkpoint(model) if folder is None else folder_checkpoint(folder)

@@ -5,7 +5,7 @@ levels loses, and `sample_weights` draws synthetic weights to measure both on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,25 +16,13 @@ from torch import Tensor
 from qlora_repro.errors import ConfigError
 from qlora_repro.quant.blockwise import MIN_ABSMAX, dequantize, double_quantize, quantize
 from qlora_repro.quant.codebooks import make_codebook
+from qlora_repro.records import QuantError, SramQuantiles
 
 DEGREES_OF_FREEDOM = 5  # of student_t: heavy tails, and still four moments
 LLOYD_TOLERANCE = 1e-9  # fall of the error in one round, over the mean square of the values
 LLOYD_ROUNDS = 2000
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantError:
-    """One tensor in one data type."""
-
-    dtype: str
-    blocksize: int
-    dq: bool
-    n: int  # weights
-    mse: float  # mean squared change over the block's absmax
-    relative: float  # norm of the change over norm of the weight; 0 for a weight of zeros
-    entropy: float  # bits a code carries
 
 
 def measure_error(weight: Tensor, *, dtype: str, blocksize: int, dq: bool = False) -> QuantError:
@@ -61,15 +49,7 @@ def measure_error(weight: Tensor, *, dtype: str, blocksize: int, dq: bool = Fals
     mse = float((change / scales).square_().mean(dtype=torch.float64))
     share = torch.bincount(q.codes, minlength=len(book)).double() / flat.numel()  # (K,)
     entropy = float(torch.special.entr(share).sum() / torch.log(torch.tensor(2.0)))
-    return QuantError(
-        dtype=dtype,
-        blocksize=blocksize,
-        dq=dq,
-        n=flat.numel(),
-        mse=mse,
-        relative=relative,
-        entropy=entropy,
-    )
+    return QuantError(n=flat.numel(), mse=mse, relative=relative, entropy=entropy)
 
 
 def _normal(shape: tuple[int, int], rng: torch.Generator) -> Tensor:
@@ -141,18 +121,6 @@ def fit_lloyd_max(scaled: Tensor, *, levels: int) -> Tensor:
     return book
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuantileError:
-    """How far SRAM quantiles of a sample are from its exact ones, in the sample's own units."""
-
-    chunk: int  # values in a chunk
-    count: int  # chunks averaged
-    levels: int  # probabilities compared, evenly spaced, both ends left out
-    mean: float  # of the absolute differences
-    largest: float  # of the absolute differences
-    outward: float  # mean by which SRAM quantiles are farther from the median; negative: nearer
-
-
 def estimate_sram_quantiles(values: Tensor, probabilities: Floats, *, chunk: int) -> Floats:
     """Return the mean over chunks of each chunk's exact quantiles: (P,) of (P,) probabilities.
 
@@ -173,12 +141,13 @@ def estimate_sram_quantiles(values: Tensor, probabilities: Floats, *, chunk: int
 
 
 def measure_sram_errors(
-    values: Tensor, *, chunks: Sequence[int], counts: Sequence[int], levels: int = 15
-) -> Iterator[QuantileError]:
+    values: Tensor, *, chunks: Sequence[int], counts: Sequence[int], levels: int = 15, **names: str
+) -> Iterator[SramQuantiles]:
     """Compare SRAM with exact quantiles for every chunk size and number of chunks that fits.
 
     Both are of the same values, the first chunk * count, at `levels` probabilities spaced evenly
-    inside of (0, 1). Values should be in random order: chunks are cut as they come.
+    inside of (0, 1). Values should be in random order: chunks are cut as they come. `names` are
+    what the records say of where the values are from.
     """
     flat = values.detach().reshape(-1)
     inner = np.linspace(0, 1, levels + 2)[1:-1]
@@ -189,7 +158,8 @@ def measure_sram_errors(
         exact = np.quantile(used.double().numpy(), inner)
         change = estimate_sram_quantiles(used, inner, chunk=chunk) - exact
         median = np.median(used.double().numpy())
-        yield QuantileError(
+        yield SramQuantiles(
+            **names,
             chunk=chunk,
             count=count,
             levels=levels,

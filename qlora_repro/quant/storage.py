@@ -15,6 +15,7 @@ from qlora_repro.errors import ModelError
 from qlora_repro.quant.bitsandbytes import holds_codes, int8_row_scales
 from qlora_repro.quant.codebooks import make_codebook
 from qlora_repro.quant.linear_layers import find_output_head
+from qlora_repro.records import BaseWeights
 
 FLOAT32 = "float32"  # constants as they are computed
 
@@ -43,45 +44,10 @@ class QuantizedLayer:
     scales: str = FLOAT32  # what constants are kept in, the 8-bit type of nested ones otherwise
 
 
-@dataclass(frozen=True)
-class UnquantizedParams:
-    """Parameters that are not quantized, of one role and dtype."""
+def measure_storage(model: nn.Module) -> BaseWeights:
+    """Measure what the weights of a model take, wrapped by peft or not.
 
-    role: str  # embedding, norm, linear, bias, adapter or other
-    dtype: str  # "bfloat16"
-    params: int
-
-
-@dataclass(frozen=True)
-class Storage:
-    """What a model's weights take. A simulated model's memory holds 16-bit weights beside these."""
-
-    modules: dict[str, int]  # how many quantized layers, by kind
-    dtypes: tuple[str, ...]
-    blocksizes: tuple[int | None, ...]
-    nested_modules: int
-    scales: tuple[str, ...]  # types of the constants
-    params: int  # quantized ones
-    code_bytes: int
-    scale_bytes: int
-    table_bytes: int  # not part of the bits per parameter
-    simulated: bool
-    unquantized: tuple[UnquantizedParams, ...]
-
-    @property
-    def bits_per_param(self) -> float | None:
-        """Return bits of codes and scales per quantized parameter; None if nothing is quantized."""
-        return 8 * (self.code_bytes + self.scale_bytes) / self.params if self.params else None
-
-    @property
-    def nested(self) -> bool:
-        """Whether every quantized layer has double-quantized constants."""
-        return bool(self.params) and self.nested_modules == sum(self.modules.values())
-
-
-def measure_storage(model: nn.Module) -> Storage:
-    """Measure a model, wrapped by peft or not.
-
+    Of a simulated model the codes that it would hold count, beside which it holds 16-bit weights.
     Raises ModelError for a layer that should be quantized and holds no codes.
     """
     layers = [
@@ -90,18 +56,26 @@ def measure_storage(model: nn.Module) -> Storage:
         for layer in _quantized_params(name, module).values()
     ]
     tables = {table.data_ptr(): table for layer in layers for table in layer.tables}
-    return Storage(
-        modules=dict(Counter(str(layer.kind) for layer in layers)),
-        dtypes=tuple(sorted({layer.dtype for layer in layers})),
-        blocksizes=tuple(sorted({layer.blocksize for layer in layers}, key=lambda b: b or 0)),
-        nested_modules=sum(layer.nested for layer in layers),
-        scales=tuple(sorted({layer.scales for layer in layers})),
-        params=sum(layer.params for layer in layers),
-        code_bytes=sum(layer.code_bytes for layer in layers),
-        scale_bytes=sum(layer.scale_bytes for layer in layers),
+    params = sum(layer.params for layer in layers)
+    code_bytes = sum(layer.code_bytes for layer in layers)
+    scale_bytes = sum(layer.scale_bytes for layer in layers)
+    unquantized = _count_unquantized(model)
+    return BaseWeights(
+        modules=len(layers),
+        kinds=dict(Counter(str(layer.kind) for layer in layers)),
+        dtypes=sorted({layer.dtype for layer in layers}),
+        blocksizes=sorted({layer.blocksize for layer in layers}, key=lambda size: size or 0),
+        double_quantized=sum(layer.nested for layer in layers),
+        scales=sorted({layer.scales for layer in layers}),
+        parameters=params,
+        all_parameters=params + sum(p["params"] for p in unquantized if p["role"] != "adapter"),
+        bits_per_parameter=8 * (code_bytes + scale_bytes) / params if params else None,
+        code_bytes=code_bytes,
+        scale_bytes=scale_bytes,
         table_bytes=sum(table.nbytes for table in tables.values()),
         simulated=any(layer.kind in (LayerKind.SIMULATED, LayerKind.EXPERTS) for layer in layers),
-        unquantized=_count_unquantized(model),
+        kept=unquantized,
+        quantized_share=params / (params + sum(find_unquantized_weights(model).values())),
     )
 
 
@@ -193,7 +167,8 @@ def _read_8bit(module: Any) -> QuantizedLayer:
     )
 
 
-def _count_unquantized(model: nn.Module) -> tuple[UnquantizedParams, ...]:
+def _count_unquantized(model: nn.Module) -> list[dict[str, Any]]:
+    """Return how many parameters are not quantized, by role and dtype."""
     counts: Counter[tuple[str, str]] = Counter()
     seen: set[int] = set()  # a tied weight counts once
     for name, module in model.named_modules():
@@ -203,7 +178,10 @@ def _count_unquantized(model: nn.Module) -> tuple[UnquantizedParams, ...]:
                 role = _param_role(f"{name}.{leaf}", module)
                 counts[role, str(param.dtype).removeprefix("torch.")] += param.numel()
             seen.add(id(param))
-    return tuple(UnquantizedParams(*key, params) for key, params in sorted(counts.items()))
+    return [
+        {"role": role, "dtype": dtype, "params": params}
+        for (role, dtype), params in sorted(counts.items())
+    ]
 
 
 def _param_role(name: str, module: nn.Module) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from qlora_repro.console import say
+from qlora_repro.console import right_aligned, say
 from qlora_repro.records import LOSS, PERPLEXITY, Answer, Manifest, Metric, Paired
 
 if TYPE_CHECKING:
@@ -153,15 +153,11 @@ def build_cell_table(result: CellResult) -> Table:
         title += f"\ncomputed in {arithmetic}"
     if result.limit is not None:
         title += f"\nlimit={result.limit}: not a figure to publish"
-    table = Table(title=title, title_justify="left")
-    for name in ("task", "metric", "n"):
-        table.add_column(name)
     once = result.before is not None and result.after is None
     pair = ("before", "after", "difference [95% interval]", "paired p")
-    for name in ("chance", *(("score", "95% interval") if once else pair)):
-        table.add_column(name, justify="right")
-    if not once:
-        table.add_column("verdict")
+    scores = right_aligned("chance", *(("score", "95% interval") if once else pair))
+    headings = ("task", "metric", "n", *scores, *(() if once else ("verdict",)))
+    table = Table(*headings, title=title, title_justify="left")
     for line in result.lines:
         seen = (format_score(line.after), *_format_comparison(line.comparison))
         table.add_row(

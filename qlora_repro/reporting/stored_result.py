@@ -13,13 +13,7 @@ from qlora_repro.config.schema import RunConfig
 from qlora_repro.console import note, say
 from qlora_repro.memory.prediction import expected_peak
 from qlora_repro.records import Answer, Manifest, Metric, Paired
-from qlora_repro.reporting.run_table import (
-    CellResult,
-    ScoreLine,
-    Scores,
-    score_lines,
-    show_result,
-)
+from qlora_repro.reporting.run_table import CellResult, ScoreLine, Scores, score_lines, show_result
 from qlora_repro.store.cell import MANIFEST, TRAINED, Cell
 from qlora_repro.store.integrity import read_checksums
 from qlora_repro.store.runs import RunFolder

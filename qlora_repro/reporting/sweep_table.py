@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from qlora_repro.config.schema import RunConfig
+from qlora_repro.console import right_aligned
 from qlora_repro.records import Answer, CellState
 from qlora_repro.reporting.run_table import (
     CellResult,
@@ -25,19 +26,12 @@ from qlora_repro.store.run_id import stage_digest
 class SweepRow(NamedTuple):
     """A cell of a sweep."""
 
-    label: str
-    state: CellState
-    cfg: RunConfig | None  # None for one whose settings were refused
-    result: CellResult | None
-
-
-class FailedCell(NamedTuple):
-    """A cell without a result."""
-
     number: int  # from 1
     label: str
     state: CellState
-    why: str
+    why: str  # it has no result
+    cfg: RunConfig | None  # None for one whose settings were refused
+    result: CellResult | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +67,9 @@ def build_sweep_tables(rows: Sequence[SweepRow]) -> list[Table]:
 
 
 def _build_cells_table(rows: Sequence[SweepRow], columns: Sequence[tuple[str, str]]) -> Table:
-    table = Table(title="the sweep, a row a cell", title_justify="left")
-    table.add_column("cell")
-    table.add_column("bits", justify="right")
-    for task, metric in columns:
-        table.add_column(f"{task}\n{metric}\nbefore > after", justify="right")
+    headings = (f"{task}\n{metric}\nbefore > after" for task, metric in columns)
+    numbers = right_aligned("bits", *headings)
+    table = Table("cell", *numbers, title="the sweep, a row a cell", title_justify="left")
     for row in rows:
         if row.result is None:
             table.add_row(row.label, "-", *[_shorten(row.state)] * len(columns))
@@ -120,11 +112,9 @@ def group_seeds(rows: Sequence[SweepRow]) -> list[SeedGroup]:
 def build_comparison_table(groups: Sequence[SeedGroup], column: tuple[str, str]) -> Table:
     """Return a row a group: its mean score over seeds, and the difference to the first group."""
     title = f"{' '.join(column)}: seeds folded, against the first cell"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("cell")
-    for name in ("n", "seeds", "score [95% interval]", "difference [95% interval]", "paired p"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
+    numbers = ("n", "seeds", "score [95% interval]", "difference [95% interval]", "paired p")
+    table = Table("cell", *right_aligned(*numbers), "verdict", title=title)
+    table.title_justify = table.caption_justify = "left"
     for group in groups:
         table.add_row(group.label, *_group_row(group, groups[0], column))
     table.caption = (
@@ -186,12 +176,12 @@ def _mean_over_seeds(group: SeedGroup, column: tuple[str, str]) -> Scores:
     return Scores(metrics=[], answers=answers)
 
 
-def build_failure_table(cells: Sequence[FailedCell]) -> Table:
+def build_failure_table(rows: Sequence[SweepRow]) -> Table:
     """Return a row a cell that failed: which, how, why."""
     table = Table(title="cells without a result", title_justify="left")
     for name in ("cell", "settings", "state", "why"):
         table.add_column(name, overflow="fold")
-    for cell in cells:
-        why = " ".join(cell.why.split())[:200]
-        table.add_row(str(cell.number), cell.label, _shorten(cell.state), why)
+    for row in rows:
+        why = " ".join(row.why.split())[:200]
+        table.add_row(str(row.number), row.label, _shorten(row.state), why)
     return table

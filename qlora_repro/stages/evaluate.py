@@ -4,7 +4,6 @@ import time
 
 from qlora_repro.console import progress, say
 from qlora_repro.distributed.process_group import shared_failure
-from qlora_repro.errors import ConfigError
 from qlora_repro.eval.evaluate import EvalContext, evaluate_model
 from qlora_repro.eval.perplexity import load_reference
 from qlora_repro.manifest import describe_base_model, device_name, record_origin
@@ -21,11 +20,7 @@ def check_eval(cell: Cell) -> None:
         ConfigError: Where `train` is missing from the stages.
         DataError: For rows that cannot be read.
     """
-    if cell.trains and "train" not in cell.cfg.stages and not cell.is_trained():
-        raise ConfigError(
-            f"{cell.folder.path} has not been trained; add train to stages, or train=none to score "
-            "the untuned model alone"
-        )
+    cell.check_trained("score")
     load_rows(cell.cfg)
 
 
@@ -87,6 +82,5 @@ def _evaluate(run: CellRun, *, tuned: bool) -> None:
     )
     folder.write_records(f"answers-{digest}.jsonl", answers)
     record_origin(cfg, folder, digest, session=session, began=began)
-    folder.write_records(
-        f"metrics-{digest}.jsonl", metrics
-    )  # last: the mark that this evaluation is done
+    # last: the mark that this evaluation is done
+    folder.write_records(f"metrics-{digest}.jsonl", metrics)

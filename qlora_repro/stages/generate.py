@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -26,9 +25,9 @@ from qlora_repro.data.questions import (
 )
 from qlora_repro.data.templates import get_template
 from qlora_repro.distributed.process_group import shared_failure
-from qlora_repro.errors import ConfigError
 from qlora_repro.manifest import record_origin
 from qlora_repro.model.checkpoint import load_tokenizer_and_config
+from qlora_repro.model.state_guard import preserve_model_state
 from qlora_repro.records import Generation
 from qlora_repro.reporting.stored_result import SKIPPED
 from qlora_repro.session import CellRun, ModelSession
@@ -57,7 +56,6 @@ def generate_answers(
     after `cfg.max_new_tokens`, or fewer where a long prompt leaves no more. Raises DataError for a
     question that does not fit the model at all.
     """
-    _check_settings(cfg)
     chosen = list(questions if cfg.limit is None else questions[: cfg.limit])
     fitted = fit_prompts(
         chosen,
@@ -67,7 +65,9 @@ def generate_answers(
         positions=position_limit(model.config),
     )
     written: dict[int, list[int]] = {}
-    with _generation_mode(model, tokenizer):
+    with preserve_model_state(model, tokenizer):
+        tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         for batch in _batches(fitted, cfg.batch_size):
             seeds = [_question_seed(seed, chosen[number].question_id) for number in batch]
             within = replace(cfg, max_new_tokens=fitted[batch[0]].room)
@@ -94,15 +94,6 @@ def generate_answers(
     ]
 
 
-def _check_settings(cfg: GenerateConfig) -> None:
-    least = {"temperature": 0, "top_p": 1e-6, "max_new_tokens": 1, "batch_size": 1}
-    for name, lowest in least.items():
-        value = getattr(cfg, name)
-        if value < lowest or (name == "top_p" and value > 1):
-            upper = " and at most 1" if name == "top_p" else ""
-            raise ConfigError(f"generate.{name} is {value}, and must be at least {lowest}{upper}")
-
-
 def position_limit(config: Any) -> int | None:
     """Return how many tokens a model tells apart, prompt and answer together; None: any number."""
     limit: int | None = getattr(config, "max_position_embeddings", None)
@@ -116,25 +107,6 @@ def _batches(fitted: Sequence[Prompt], size: int) -> Iterator[list[int]]:
         numbers = list(group)
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size]
-
-
-@contextmanager
-def _generation_mode(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Evaluation mode and left padding for the body; both come back as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    side, pad = tokenizer.padding_side, tokenizer.pad_token
-    try:
-        model.eval()
-        tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
-        if pad is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        tokenizer.padding_side = side
-        if tokenizer.pad_token != pad:
-            tokenizer.pad_token = pad
 
 
 def _generate_batch(
@@ -255,10 +227,7 @@ def _turn_markers(cfg: GenerateConfig) -> list[str]:
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Return every token that ends an answer: the tokenizer's, and the model's own."""
     eos_ids = getattr(model.generation_config, "eos_token_id", None)
-    listed = [
-        tokenizer.eos_token_id,
-        *(eos_ids if isinstance(eos_ids, list) else [eos_ids]),
-    ]
+    listed = [tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])]
     return {token for token in listed if token is not None}
 
 
@@ -279,11 +248,7 @@ def check_generate(cell: Cell) -> None:
     cfg = cell.cfg
     if cell.has_generations(tuned=cell.trains):
         return
-    if cell.trains and "train" not in cfg.stages and not cell.is_trained():
-        raise ConfigError(
-            f"{cell.folder.path} has not been trained; add train to stages, or train=none to ask "
-            "the untuned model alone"
-        )
+    cell.check_trained("ask")
     get_template(cfg.generate.template)
     tokenizer, config = load_tokenizer_and_config(cfg.model)  # of weights that are not read yet
     length, positions = cfg.generate.max_new_tokens, position_limit(config)

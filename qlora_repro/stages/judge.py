@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from qlora_repro.config.registry import JUDGES, import_function
@@ -28,21 +29,15 @@ from qlora_repro.reporting.stored_result import SKIPPED
 from qlora_repro.session import CellRun
 from qlora_repro.store.cell import Cell
 from qlora_repro.store.run_id import deciding_settings, hashed_section
-from qlora_repro.store.runs import RunFolder, Store, open_store
+from qlora_repro.store.runs import RunFolder, open_store
 
 BASE_OPPONENT = "base"  # the opponent that is this cell without training
 REPLIES_FOLDER = "replies"  # where a judge keeps what it was told
 
 
 def opponent_names(cfg: JudgeConfig) -> list[str]:
-    """Return the opponents' names; one may be written without brackets. ConfigError for none."""
-    named = cfg.opponent if isinstance(cfg.opponent, list) else [cfg.opponent]
-    names = [str(name) for name in named if name is not None]
-    if not names:
-        raise ConfigError(
-            "judge.opponent is empty; it is base, a run's id or a file of answers, or a list of "
-            "these"
-        )
+    """Return the opponents' names; one may be written without brackets."""
+    names: list[str] = cfg.opponent if isinstance(cfg.opponent, list) else [cfg.opponent]
     return names
 
 
@@ -70,9 +65,7 @@ def run_judge(run: CellRun, *, tuned: bool) -> None:
         return
     asks = cfg.generate.name != "none"
     answered = AnsweredRun(
-        store=open_store(cfg.results_dir),
-        tuned=cell.folder,
-        base=cell.base,
+        cell=cell,
         questions=load_questions(cfg.generate) if asks else [],
         settings=deciding_settings(cfg, "generate")["generate"] if asks else None,
     )
@@ -83,9 +76,7 @@ def run_judge(run: CellRun, *, tuned: bool) -> None:
 class AnsweredRun:
     """The answers of the run that is under way."""
 
-    store: Store
-    tuned: RunFolder  # the run whose answers are judged, unless judge.run names another
-    base: RunFolder  # the same as `tuned` where nothing trains
+    cell: Cell  # whose answers are judged, unless judge.run names another run
     questions: Sequence[Question]  # of generate=NAME; for files, which hold answers only
     settings: Mapping[str, Any] | None  # of `generate`; of several answers, those given under these
 
@@ -100,7 +91,8 @@ def _judge_run(cfg: JudgeConfig, run: AnsweredRun) -> list[WinRate]:
     decided_by = {"judge": hashed_section("judge", asdict(cfg))}
     digest = _judgments_digest(decided_by, matches)
     name, settings = f"judgments-{digest}.jsonl", f"settings-{digest}.json"
-    with _lock_folder(folder, run):
+    # the run under way holds its own folder already
+    with nullcontext() if folder.path == run.cell.folder.path else folder.locked(wait=True):
         if folder.has(name):
             say(f"verdicts: {SKIPPED}")
         else:
@@ -113,43 +105,40 @@ def _judge_run(cfg: JudgeConfig, run: AnsweredRun) -> list[WinRate]:
     return [_win_rate(matchup, judgments) for matchup in matchups]
 
 
-def _lock_folder(folder: RunFolder, run: AnsweredRun) -> AbstractContextManager[None]:
-    """Hold the folder that keeps the verdicts, unless the run under way holds it already."""
-    return nullcontext() if folder.path == run.tuned.path else folder.locked(wait=True)
-
-
 def _judged_system(cfg: JudgeConfig, run: AnsweredRun) -> tuple[System, RunFolder]:
     """Return the system whose answers are judged, and the folder that keeps the verdicts."""
     if cfg.run is None and cfg.kind != "replay":
-        return load_run_system(run.tuned, settings=run.settings), run.tuned
+        folder = run.cell.folder
+        return load_run_system(folder, settings=run.settings), folder
     if cfg.run is None:
         raise ConfigError(
             "judge=replay knows the systems of the paper; add judge.run=guanaco-65b "
             "judge.opponent=vicuna-13b"
         )
-    judged_folder = find_run(run.store.root, cfg.run)
+    store = open_store(run.cell.cfg.results_dir)
+    judged_folder = find_run(store.root, cfg.run)
     system = _find_system(cfg.run, cfg, run, key="judge.run")
     if judged_folder is not None and system.run:
         return system, judged_folder
     digest = hashlib.sha256(json.dumps(dict(system.answers)).encode()).hexdigest()[:12]
-    return system, run.store.folder(system.name, digest)
+    return system, store.folder(system.name, digest)
 
 
 def _opponent(name: str, cfg: JudgeConfig, run: AnsweredRun) -> System:
     if name != BASE_OPPONENT or cfg.kind == "replay":
         return _find_system(name, cfg, run, key="judge.opponent")
-    if run.base.path == run.tuned.path and cfg.run is None:
+    if not run.cell.trains and cfg.run is None:
         raise ConfigError(
             "judge.opponent is base, and this run is untuned itself; name another run, as in "
             "judge.opponent=ID"
         )
-    return load_run_system(run.base, settings=run.settings)
+    return load_run_system(run.cell.base, settings=run.settings)
 
 
 def _find_system(name: str, cfg: JudgeConfig, run: AnsweredRun, *, key: str) -> System:
     if cfg.kind == "replay":
         return find_released_system(name, cfg, key=key)
-    return find_system(run.store.root, name, key=key, settings=run.settings)
+    return find_system(Path(run.cell.cfg.results_dir), name, key=key, settings=run.settings)
 
 
 def _judgments_digest(decided_by: Mapping[str, Any], matches: Sequence[Match]) -> str:

@@ -1,7 +1,6 @@
 """stages=[measure]: errors of data types, their levels, and how normal the weights are."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from qlora_repro.config.schema import MeasureConfig
@@ -10,54 +9,49 @@ from qlora_repro.errors import ConfigError
 from qlora_repro.manifest import describe_base_model
 from qlora_repro.quant.codebooks import make_codebook
 from qlora_repro.quant.error import measure_sram_errors, sample_weights
-from qlora_repro.records import Codebook, Normality, QuantErrors, SramQuantiles
+from qlora_repro.records import Normality, QuantErrors, SramQuantiles
 from qlora_repro.reporting.stored_result import SKIPPED
 from qlora_repro.session import CellRun
 from qlora_repro.store.cell import MANIFEST, Cell
 from qlora_repro.store.run_id import deciding_settings, stage_digest
-from qlora_repro.weights import errors
-from qlora_repro.weights.errors import build_errors_table, iterate_linear_weights
+from qlora_repro.weights.errors import (
+    build_errors_table,
+    iterate_linear_weights,
+    list_codebooks,
+    measure_distributions,
+    measure_weights,
+)
 from qlora_repro.weights.normality import describe_normality, measure_normality
 
 
 def measure_quant_errors(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[QuantErrors]:
     """Yield the errors of each type on synthetic values, then on the model's own weights."""
-    grid = _grid(cfg)
-    yield from errors.measure_distributions(
-        cfg.distributions, grid, blocks=cfg.blocks, seed=cfg.seed, run_id=run_id
-    )
-    yield from errors.measure_weights(list(iterate_linear_weights(model)), grid, run_id=run_id)
-
-
-def list_codebooks(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[Codebook]:
-    """Yield the levels of each type, and the optimal ones."""
-    return errors.list_codebooks(
-        cfg.distributions, _grid(cfg), blocks=cfg.blocks, seed=cfg.seed, run_id=run_id
-    )
+    yield from measure_distributions(cfg, run_id=run_id)
+    yield from measure_weights(list(iterate_linear_weights(model)), cfg, run_id=run_id)
 
 
 def list_normality_tests(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[Normality]:
     """Yield the test of each weight's rows; nothing when `measure.normality` is false."""
-    sram_error = list(iterate_linear_weights(model)) if cfg.normality else []
-    return measure_normality(sram_error, run_id=run_id, rows=cfg.rows, seed=cfg.seed)
+    weights = list(iterate_linear_weights(model)) if cfg.normality else []
+    return measure_normality(weights, run_id=run_id, rows=cfg.rows, seed=cfg.seed)
 
 
 def measure_sram_quantiles(model: Any, cfg: MeasureConfig, run_id: str) -> Iterator[SramQuantiles]:
     """Yield the error of SRAM quantiles for every chunk size and number of chunks."""
     if not cfg.chunks or not cfg.counts:
         return
-    for distribution in cfg.distributions:
-        values = sample_weights(
-            distribution, blocks=max(cfg.counts), blocksize=max(cfg.chunks), seed=cfg.seed
+    blocks, size = max(cfg.counts), max(cfg.chunks)
+    for source in cfg.distributions:
+        values = sample_weights(source, blocks=blocks, blocksize=size, seed=cfg.seed)
+        yield from measure_sram_errors(
+            values, chunks=cfg.chunks, counts=cfg.counts, run_id=run_id, distribution=source
         )
-        for sram_error in measure_sram_errors(values, chunks=cfg.chunks, counts=cfg.counts):
-            yield SramQuantiles(run_id=run_id, distribution=distribution, **asdict(sram_error))
 
 
 MakeRecords = Callable[[Any, MeasureConfig, str], Iterator[Any]]
 # kind, which names the file -> the function that makes its records; cheap ones first
 MEASUREMENTS: dict[str, MakeRecords] = {
-    "codebooks": list_codebooks,
+    "codebooks": lambda model, cfg, run_id: list_codebooks(cfg, run_id=run_id),
     "sram_quantiles": measure_sram_quantiles,
     "quant_errors": measure_quant_errors,
     "normality": list_normality_tests,
@@ -75,10 +69,6 @@ def check_measure(cell: Cell) -> None:
 
 
 def _check_settings(cfg: MeasureConfig) -> None:
-    for name in ("blocks", "sample", "rows"):
-        value = getattr(cfg, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"measure.{name} is {value}, and must be at least 1")
     for name in ("blocksizes", "chunks", "counts"):
         for value in getattr(cfg, name):
             if value < 2 - (name == "counts"):
@@ -119,7 +109,3 @@ def _load_model(run: CellRun, digest: str) -> Any:
         cell.base.write_json(MANIFEST, describe_base_model(cell.cfg, loaded).to_json())
     cell.base.write_json(f"settings-{digest}.json", deciding_settings(cell.cfg, "measure"))
     return loaded.model
-
-
-def _grid(cfg: MeasureConfig) -> errors.ErrorGrid:
-    return errors.ErrorGrid(dtypes=cfg.dtypes, blocksizes=cfg.blocksizes, sample=cfg.sample)

@@ -10,17 +10,12 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from qlora_repro.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig
+from qlora_repro.config.schema import RunConfig, TrainConfig
 from qlora_repro.console import note, say
 from qlora_repro.data import collators
-from qlora_repro.data.tokenization import EncodedExample, EncodingLimits, encode_examples
+from qlora_repro.data.tokenization import EncodedExample, encode_examples
+from qlora_repro.distributed import fsdp
 from qlora_repro.distributed.environment import world_size
-from qlora_repro.distributed.fsdp import (
-    Autocast,
-    exclude_frozen_from_ddp,
-    prepare_sharded_training,
-    shard_model,
-)
 from qlora_repro.distributed.process_group import process_group, shared_failure
 from qlora_repro.errors import ConfigError
 from qlora_repro.manifest import add_training, describe_tuned_model, device_name, record_origin
@@ -39,21 +34,6 @@ from qlora_repro.train.trainer import TrainingInputs, runnable_optimizer, train_
 
 # Families whose attention mask is made from positions, so that packed rows cannot see each other.
 PACKABLE = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
-
-
-def encode_rows(
-    examples: Sequence[Example], tokenizer: Any, *, model: ModelConfig, cfg: DataConfig
-) -> list[EncodedExample]:
-    """Return the examples in tokens, within the lengths of the data section."""
-    limits = EncodingLimits(
-        max_source_len=cfg.max_source_len,
-        max_target_len=cfg.max_target_len,
-        train_on_source=cfg.train_on_source,
-        truncated_eos=cfg.truncated_eos,
-        max_truncated=cfg.max_truncated,
-        num_labels=model.num_labels,
-    )
-    return encode_examples(examples, tokenizer, kind=model.kind, limits=limits)
 
 
 def choose_collator(
@@ -114,7 +94,7 @@ def run_train(run: CellRun, *, tuned: bool) -> None:
         result = train_model(loaded.model, job, cfg=cfg.train)
     # what was scored and judged of weights that were trained before
     folder.remove(TRAINED, "metrics-*", "generations-*", "judgments-*")
-    session.publish()
+    session.publish(folder.check_held)
     folder.write_records(STEPS, result.steps)
     manifest = manifest.on_device(device_name(loaded.model))  # sharding moved the model
     folder.write_json(MANIFEST, add_training(manifest, result).to_json())
@@ -151,7 +131,9 @@ def _encode_cached_rows(session: ModelSession, examples: list[Example]) -> list[
     cfg, tokenizer = session.cfg, session.base().tokenizer
     rows: list[EncodedExample] = ENCODED_ROWS.get(
         f"{data_key(cfg)} {session.base_key} {len(examples)}",
-        lambda: encode_rows(examples, tokenizer, model=cfg.model, cfg=cfg.data),
+        lambda: encode_examples(
+            examples, tokenizer, cfg.data, kind=cfg.model.kind, num_labels=cfg.model.num_labels
+        ),
     )
     return rows
 
@@ -163,6 +145,7 @@ def _build_job(
     callbacks: Sequence[TrainerCallback],
 ) -> TrainingInputs:
     cfg = cell.cfg
+    shards = cfg.train.sharded and world_size() > 1
     return TrainingInputs(
         rows=rows,
         collate=choose_collator(
@@ -175,13 +158,10 @@ def _build_job(
         compute_dtype=cfg.dtype.compute_dtype,
         seed=cfg.seed,
         folder=cell.folder.path / CHECKPOINTS,
-        callbacks=[*callbacks, Autocast()] if _shards(cfg) else callbacks,
+        callbacks=[*callbacks, fsdp.Autocast()] if shards else callbacks,
         attention=cfg.model.attention,
+        check_held=cell.folder.check_held,
     )
-
-
-def _shards(cfg: RunConfig) -> bool:
-    return cfg.train.sharded and world_size() > 1
 
 
 def _prepare_model(cfg: RunConfig, model: Any, job: TrainingInputs) -> RunConfig:
@@ -190,10 +170,10 @@ def _prepare_model(cfg: RunConfig, model: Any, job: TrainingInputs) -> RunConfig
         device = resolve_device(cfg.model.device)
         process_group().connect(device)
         if cfg.train.sharded:
-            shard_model(model, device)
-            prepare_sharded_training(model)
+            fsdp.shard_model(model, device)
+            fsdp.prepare_sharded_training(model)
         else:
-            exclude_frozen_from_ddp(model)
+            fsdp.exclude_frozen_from_ddp(model)
     if not is_micro_batch_open(cfg.train):
         return cfg
     device = next(model.parameters()).device

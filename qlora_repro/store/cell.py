@@ -1,11 +1,12 @@
 """What the store has of a cell: the files that each stage leaves, and which stages are missing."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 from qlora_repro.config.schema import RunConfig
+from qlora_repro.errors import Busy, ConfigError
 from qlora_repro.store.integrity import CHECKSUMS, is_complete
 from qlora_repro.store.provenance import changed_versions
 from qlora_repro.store.run_id import run_name, stage_digest
@@ -40,6 +41,12 @@ class Cell:
             self.folder.remove(FAILURE)  # it is tried again
             yield
 
+    def forget_failure(self) -> None:
+        """Drop the note of a failure once all that is asked for is done, unless it is locked."""
+        if (self.folder.path / FAILURE).exists():
+            with suppress(Busy, OSError), self.locked(wait=False):
+                pass
+
     @contextmanager
     def base_locked(self) -> Iterator[None]:
         """Hold the untuned model's folder, as part of a locked cell; wait for it."""
@@ -72,6 +79,14 @@ class Cell:
                 self.folder.warn(f"{weights} is torn; training is done again")
             return False
         return self._is_current(self.folder, "train")
+
+    def check_trained(self, purpose: str) -> None:
+        """Refuse to score or to ask a tuned model that is not trained and will not be."""
+        if self.trains and "train" not in self.cfg.stages and not self.is_trained():
+            raise ConfigError(
+                f"{self.folder.path} has not been trained; add train to stages, or train=none to "
+                f"{purpose} the untuned model alone"
+            )
 
     def is_evaluated(self, *, tuned: bool) -> bool:
         """Whether the evaluation of the tuned or the untuned model is done."""

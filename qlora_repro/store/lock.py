@@ -17,20 +17,8 @@ from filelock import SoftFileLease, Timeout
 LEASE_SECONDS = 60.0  # every process must use the same
 
 
-class Lock:
-    """A lock that this process holds."""
-
-    def __init__(self, lease: SoftFileLease) -> None:
-        self._lease = lease
-
-    @property
-    def lost(self) -> bool:
-        """Whether another process took over, as when a laptop slept for more than a minute."""
-        return self._lease.compromise is not None
-
-
 @contextmanager
-def hold_lock(path: Path, *, wait: bool) -> Iterator[Lock | None]:
+def hold_lock(path: Path, *, wait: bool) -> Iterator[SoftFileLease | None]:
     """Hold the lock of this file; give None where another process has it and `wait` is false."""
     lease = SoftFileLease(
         path, lease_duration=LEASE_SECONDS, timeout=-1 if wait else 0, poll_interval=0.1
@@ -41,9 +29,18 @@ def hold_lock(path: Path, *, wait: bool) -> Iterator[Lock | None]:
         yield None
         return
     try:
-        yield Lock(lease)
+        yield lease
     finally:
         lease.release()
+
+
+def is_lost(lease: SoftFileLease) -> bool:
+    """Whether another process took a lock over, as when a laptop slept for more than a minute.
+
+    The file is asked: a process that goes on after it stood still must know at once.
+    """
+    owner = lease.owner
+    return owner is None or owner.token != lease.token
 
 
 def describe_holder(path: Path) -> str | None:

@@ -76,7 +76,7 @@ def write_origin(
 @cache
 def installed_versions() -> dict[str, str | None]:
     """Return the version of each of PACKAGES; None for one that is not installed."""
-    return {name: _installed_version(name) for name in PACKAGES}
+    return {name: installed_version(name) for name in PACKAGES}
 
 
 def changed_versions(folder: RunFolder, stage: str) -> list[str]:
@@ -105,7 +105,8 @@ def _git(root: Path, *arguments: str) -> str | None:
     return result.stdout.strip()
 
 
-def _installed_version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return the version of a package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora_repro.config.registry import DATASETS
-from qlora_repro.config.schema import LEGACY, RunConfig, names_template_file
+from qlora_repro.config.schema import LEGACY, UNHASHED_FIELDS, RunConfig, names_template_file
 
 WEIGHTS = ("model", "dtype", "dq", "lora", "data", "train", "seed")
 UNTUNED = ("model", "dtype", "dq")
@@ -23,30 +23,6 @@ DECIDES = {
     "untuned": UNTUNED,
     "untuned_eval": (*UNTUNED, "eval"),
     "untuned_generate": (*UNTUNED, "generate", "seed"),
-}
-# Where it runs, what is kept and printed on the way: none of it changes a result.
-IRRELEVANT = {
-    "model": (
-        *("tuned", "device", "note", "architecture", "config"),
-        "attention",  # equal to rounding
-    ),
-    "lora": ("fused",),  # equal to rounding
-    "train": (
-        *("name", "epochs", "sharded", "save_steps", "keep_checkpoints", "log_steps"),
-        "kernels",  # equal to rounding
-    ),
-    "data": ("max_truncated",),
-    "eval": ("name",),
-    "generate": ("name",),
-    "judge": (
-        *("client", "estimate", "mode"),  # the same replies come back
-        *("max_cost", "price", "prices", "batch_discount"),
-    ),
-    "measure": ("name",),
-    "plan": (
-        *("name", "gpus", "tflops", "usd_per_hour"),  # time and price, not memory
-        *("utilization", "block_ms", "score_tokens"),
-    ),
 }
 # What may name a file or folder of the user's own, which counts by its contents.
 FILE_SETTINGS = {
@@ -89,7 +65,7 @@ def hashed_section(name: str, values: Any) -> Any:
     hashed = {
         key: value
         for key, value in values.items()
-        if key not in IRRELEVANT.get(name, ()) and not (key in legacy and legacy[key] == value)
+        if key not in UNHASHED_FIELDS.get(name, ()) and not (key in legacy and legacy[key] == value)
     }
     if _names_own_files(name, values):
         hashed |= {k: _digest_files(hashed[k]) for k in FILE_SETTINGS.get(name, ()) if k in hashed}

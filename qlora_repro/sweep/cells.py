@@ -32,12 +32,7 @@ from qlora_repro.pipeline import STAGES
 from qlora_repro.records import FAILURES, UNFINISHED, CellState, MemoryPlan
 from qlora_repro.reporting.run_table import CellResult
 from qlora_repro.reporting.stored_result import describe_cell, load_result
-from qlora_repro.reporting.sweep_table import (
-    FailedCell,
-    SweepRow,
-    build_failure_table,
-    build_sweep_tables,
-)
+from qlora_repro.reporting.sweep_table import SweepRow, build_failure_table, build_sweep_tables
 from qlora_repro.store.cell import find_cell
 from qlora_repro.store.integrity import write_atomic
 from qlora_repro.store.run_id import stage_digest
@@ -45,16 +40,8 @@ from qlora_repro.store.runs import read_note
 from qlora_repro.sweep.run_cell import run_cell
 
 SETS_ANY_SECTION = {"experiments", "method", "scale"}  # groups whose options set other sections
-IN_LABEL = (
-    "model",
-    "dtype",
-    "dq",
-    "lora",
-    "lora.target",
-    "lora.r",
-    "data",
-    "seed",
-)  # describe_cell
+# What describe_cell has of a cell's settings.
+IN_LABEL = ("model", "dtype", "dq", "lora", "lora.target", "lora.r", "data", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,27 +168,20 @@ def show_sweep(records: Sequence[CellRecord]) -> None:
     labels, plain = label_cells(cells), [record.label for record in cells]
     _show_plans(plain if len(set(plain)) == len(plain) else labels, cells)
     rows = [
-        SweepRow(label, record.state, record.run_config, _load_result(record))
-        for label, record in zip(labels, cells, strict=True)
+        SweepRow(r.number + 1, label, r.state, r.why, r.run_config, _load_result(r))
+        for label, r in zip(labels, cells, strict=True)
     ]
     if any(row.result is not None for row in rows):
         for table in build_sweep_tables(rows):
             say(table)
-    failed = [
-        (label, record)
-        for label, record in zip(labels, cells, strict=True)
-        if record.state in (*UNFINISHED, CellState.NOT_BEGUN)
-    ]
+    unfinished = (*UNFINISHED, CellState.NOT_BEGUN)
+    failed = [record for record in cells if record.state in unfinished]
     if failed:
-        say(
-            build_failure_table(
-                [FailedCell(r.number + 1, label, r.state, r.why) for label, r in failed]
-            )
-        )
+        say(build_failure_table([row for row in rows if row.state in unfinished]))
         print_error(
             f"{len(failed)} of {len(cells)} cells failed or were not run; to run just those:"
         )
-        for command in rerun_commands([record.overrides for _, record in failed]):
+        for command in rerun_commands([record.overrides for record in failed]):
             print(f"  {command}", file=sys.stderr)  # noqa: T201  # to be copied, whatever its width
 
 

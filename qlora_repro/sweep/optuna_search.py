@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.table import Table
 
-from qlora_repro.console import note, say
+from qlora_repro.console import note, right_aligned, say
 from qlora_repro.errors import ConfigError
 from qlora_repro.records import Metric
 from qlora_repro.reporting.stored_result import load_result
@@ -49,12 +49,16 @@ class OptunaSearch:
 
     def sweep(self, arguments: list[str]) -> None:
         """Run trials until there are as many as asked for; show all. ConfigError if it cannot."""
+        from optuna.samplers import TPESampler
+
+        seed, startup = int(self.settings["seed"]), int(self.settings["startup"])
         space, self.overrides = self._parse_space(arguments)
         study = self._open_study(space)
         while left := int(self.settings["trials"]) - len(finished_trials(study)):
             if left < 0:
                 break
-            study.sampler = self._make_sampler(len(finished_trials(study)))
+            done = len(finished_trials(study))
+            study.sampler = TPESampler(seed=seed + done, n_startup_trials=startup)
             self._run_batch(study, space, size=min(left, int(self.settings["n_jobs"])))
         self._show_trials(study)
 
@@ -110,12 +114,6 @@ class OptunaSearch:
             load_if_exists=True,
         )
 
-    def _make_sampler(self, done: int) -> Any:
-        from optuna.samplers import TPESampler
-
-        seed, startup = int(self.settings["seed"]), int(self.settings["startup"])
-        return TPESampler(seed=seed + done, n_startup_trials=startup)
-
     def _run_batch(self, study: Any, space: dict[str, Any], *, size: int) -> None:
         from optuna.trial import TrialState
 
@@ -153,9 +151,9 @@ class OptunaSearch:
         done = finished_trials(study)
         lost = [trial for trial in done if trial.value is None]
         task, metric = self.settings["objective"]
-        table = Table(title=f"{study.study_name}: {task} {metric}", title_justify="left")
-        for name in ("trial", *done[0].params, "score", "95% interval, n"):
-            table.add_column(name, justify="right")
+        columns = right_aligned("trial", *done[0].params, "score", "95% interval, n")
+        title = f"{study.study_name}: {task} {metric}"
+        table = Table(*columns, title=title, title_justify="left")
         for trial in done:
             score = "failed" if trial.value is None else f"{trial.value:.3f}"
             spread = str(study.user_attrs.get(f"interval {trial.number}", "-"))
@@ -186,11 +184,7 @@ def finished_trials(study: Any) -> list[Any]:
 
 def parse_distribution(override: Override) -> Any:
     """Return what optuna draws a setting from: an interval, linear or tagged log, or choices."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value = override.value()
     if isinstance(value, IntervalSweep):

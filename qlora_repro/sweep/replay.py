@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from rich.table import Table
 from qlora_repro.config.paths import CONF, EVIDENCE
 from qlora_repro.config.schema import LEGACY, RunConfig, setting_types
 from qlora_repro.config.validate import parse_config
-from qlora_repro.console import note, say
+from qlora_repro.console import note, right_aligned, say
 from qlora_repro.errors import ConfigError, RunError
 from qlora_repro.records import FAILURES
 from qlora_repro.store.cell import STEPS, find_cell
@@ -196,15 +196,13 @@ def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _compare_values(name: str, one: dict[str, Any], two: dict[str, Any]) -> FileComparison:
     pairs = [(value, two.get(place)) for place, value in one.items()]
-    numbers = [
-        (float(a), float(b))
-        for a, b in pairs
-        if isinstance(a, int | float) and isinstance(b, int | float)
-    ]
+    numbers, others = [], 0
+    for a, b in pairs:
+        if isinstance(a, int | float) and isinstance(b, int | float):
+            numbers.append((float(a), float(b)))
+        else:
+            others += json.dumps(a) != json.dumps(b)
     differences = [abs(a - b) for a, b in numbers if a != b]
-    plain = [(a, b) for a, b in pairs if not isinstance(a, int | float)]
-    lost = [1 for a, b in pairs if isinstance(a, int | float) and not isinstance(b, int | float)]
-    others = sum(json.dumps(a) != json.dumps(b) for a, b in plain) + len(lost)
     return FileComparison(
         file=name,
         numbers=len(numbers),
@@ -216,12 +214,9 @@ def _compare_values(name: str, one: dict[str, Any], two: dict[str, Any]) -> File
 
 def build_comparison_table(comparisons: Sequence[FileComparison]) -> Table:
     """Return a row a file."""
-    table = Table(title="the run and its repetition", title_justify="left")
-    table.add_column("file")
-    for name in ("numbers", "differ", "by at most", "else"):
-        table.add_column(name, justify="right")
+    numbers = right_aligned("numbers", "differ", "by at most", "else")
+    table = Table("file", *numbers, title="the run and its repetition", title_justify="left")
     for one in comparisons:
-        facts = asdict(one)
-        counts = [str(facts[key]) for key in ("numbers", "differing")]
-        table.add_row(one.file, *counts, f"{one.largest:g}", str(one.others))
+        counts = f"{one.numbers}", f"{one.differing}", f"{one.largest:g}", f"{one.others}"
+        table.add_row(one.file, *counts)
     return table

@@ -34,14 +34,8 @@ from qlora_repro.records import CellState
 from qlora_repro.store.cell import find_cell
 from qlora_repro.store.lock import LEASE_SECONDS, is_alive
 from qlora_repro.store.runs import FAILURE, read_note
-from qlora_repro.sweep.cells import (
-    CellRecord,
-    cell_identity,
-    format_command,
-    read_records,
-    record_path,
-    write_record,
-)
+from qlora_repro.sweep import cells
+from qlora_repro.sweep.cells import CellRecord
 
 IN_PROCESS = "basic"  # Hydra's launcher of cells in turn, in one process
 PARENT_POLL_SECONDS = 1.0
@@ -79,7 +73,7 @@ class WorkerRecovery(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Run the cells whose process died once more, alone, where this machine runs the cells."""
         if WorkerRecovery.folder is not None:
-            for record in read_records(WorkerRecovery.folder):
+            for record in cells.read_records(WorkerRecovery.folder):
                 cfg = record.run_config if record.state == CellState.PROCESS_DIED else None
                 if cfg is not None:
                     _finish_dead_cell(record, cfg, folder=WorkerRecovery.folder)
@@ -133,19 +127,21 @@ def mark_dead_cells(folder: Path) -> list[CellRecord]:
     deadline = time.monotonic() + REAP_SECONDS
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)  # a process that was killed seems to live until it is waited for
-    for record in read_records(folder):
+    for record in cells.read_records(folder):
         cfg = record.run_config if record.state == CellState.RUNNING else None
         if cfg is not None and _process_died(record, cfg, folder=folder):
             died = replace(record, state=CellState.PROCESS_DIED)
-            write_record(folder, died, name=cell_identity(cfg))
-    return read_records(folder)
+            cells.write_record(folder, died, name=cells.cell_identity(cfg))
+    return cells.read_records(folder)
 
 
 def _process_died(record: CellRecord, cfg: RunConfig, *, folder: Path) -> bool:
     """Whether a cell's process is gone. It may live without a lock yet: it imports for seconds."""
     if record.host == socket.gethostname():
         return not is_alive(record.pid)
-    written = record_path(folder, record.number, name=cell_identity(cfg)).stat().st_mtime
+    written = (
+        cells.record_path(folder, record.number, name=cells.cell_identity(cfg)).stat().st_mtime
+    )
     return time.time() - written > LEASE_SECONDS and find_cell(cfg).folder.held_by() is None
 
 
@@ -164,11 +160,11 @@ def _finish_dead_cell(record: CellRecord, cfg: RunConfig, *, folder: Path) -> No
     else:
         state, why = CellState.FAILED, f"its worker died: {WorkerRecovery.why}"
     if why and read_note(run_folder.path / FAILURE) is None:
-        command = format_command(record.overrides)
+        command = cells.format_command(record.overrides)
         run_folder.write_failure(state=state, reason=why, trace="", rerun=command)
     if why:
         print_error(f"{record.title}: {why}")
-    write_record(folder, replace(record, state=state, why=why), name=cell_identity(cfg))
+    cells.write_record(folder, replace(record, state=state, why=why), name=cells.cell_identity(cfg))
 
 
 def _outcome_of_process(code: int, cfg: RunConfig) -> tuple[CellState, str]:

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.config.registry import WITHOUT_DOUBLE_QUANT
+from qlora_repro.config.schema import MeasureConfig
+from qlora_repro.console import right_aligned
 from qlora_repro.lora.targets import layer_number, role_of
 from qlora_repro.quant.blockwise import MIN_ABSMAX
 from qlora_repro.quant.codebooks import depends_on_blocksize, make_codebook
@@ -49,18 +51,10 @@ def iterate_linear_weights(model: Any) -> Iterator[LinearWeight]:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ErrorGrid:
-    """Which types are measured, in which blocks."""
-
-    dtypes: Sequence[str]
-    blocksizes: Sequence[int]
-    sample: int  # values that optimal levels are fitted to
-
-    def level_counts(self, blocksize: int) -> list[int]:
-        """Return the numbers of levels of the types for which optimal levels are fitted."""
-        counts = {count_levels(dtype, blocksize) for dtype in self.dtypes}
-        return sorted(count for count in counts if count <= MAX_FITTED_LEVELS)
+def count_fitted_levels(cfg: MeasureConfig, blocksize: int) -> list[int]:
+    """Return the numbers of levels of the types for which optimal levels are fitted."""
+    counts = {count_levels(dtype, blocksize) for dtype in cfg.dtypes}
+    return sorted(count for count in counts if count <= MAX_FITTED_LEVELS)
 
 
 @cache
@@ -74,47 +68,42 @@ def count_levels(dtype: str, blocksize: int) -> int:
 
 
 def measure_weights(
-    weights: Sequence[LinearWeight], grid: ErrorGrid, *, run_id: str
+    weights: Sequence[LinearWeight], cfg: MeasureConfig, *, run_id: str
 ) -> Iterator[QuantErrors]:
     """Yield a record a weight, type and block size."""
     for weight in weights:
         names = {"source": "weights", "name": weight.name, "layer": weight.layer}
-        for blocksize in grid.blocksizes:
-            yield from _measure_types(
-                weight.values, blocksize, grid, **names, role=weight.role, run_id=run_id
-            )
+        for size in cfg.blocksizes:
+            values = weight.values
+            yield from _measure_types(values, size, cfg, **names, role=weight.role, run_id=run_id)
 
 
-def measure_distributions(
-    distributions: Sequence[str], grid: ErrorGrid, *, blocks: int, seed: int, run_id: str
-) -> Iterator[QuantErrors]:
-    """Yield a record a distribution, type and block size, of `blocks` blocks each."""
-    for source in distributions:
+def measure_distributions(cfg: MeasureConfig, *, run_id: str) -> Iterator[QuantErrors]:
+    """Yield a record a distribution, type and block size, of `cfg.blocks` blocks each."""
+    for source in cfg.distributions:
         names = {"source": source, "name": "", "layer": None, "role": None}
-        for blocksize in grid.blocksizes:
-            values = sample_weights(source, blocks=blocks, blocksize=blocksize, seed=seed)
-            yield from _measure_types(values, blocksize, grid, **names, run_id=run_id)
+        for size in cfg.blocksizes:
+            values = sample_weights(source, blocks=cfg.blocks, blocksize=size, seed=cfg.seed)
+            yield from _measure_types(values, size, cfg, **names, run_id=run_id)
 
 
-def list_codebooks(
-    distributions: Sequence[str], grid: ErrorGrid, *, blocks: int, seed: int, run_id: str
-) -> Iterator[Codebook]:
+def list_codebooks(cfg: MeasureConfig, *, run_id: str) -> Iterator[Codebook]:
     """Yield each type's own levels, then the optimal ones of as many levels a distribution."""
-    for dtype in grid.dtypes:
-        for size in grid.blocksizes if depends_on_blocksize(dtype) else (None,):
+    for dtype in cfg.dtypes:
+        for size in cfg.blocksizes if depends_on_blocksize(dtype) else (None,):
             levels = make_codebook(dtype, blocksize=size).unique().tolist()
             yield Codebook(run_id=run_id, dtype=dtype, fitted=None, blocksize=size, levels=levels)
-    for distribution in distributions:
-        for size in grid.blocksizes:
-            values = sample_weights(distribution, blocks=blocks, blocksize=size, seed=seed)
+    for source in cfg.distributions:
+        for size in cfg.blocksizes:
+            values = sample_weights(source, blocks=cfg.blocks, blocksize=size, seed=cfg.seed)
             scaled = scale_by_absmax(values, blocksize=size)
-            for count in grid.level_counts(size):
+            for count in count_fitted_levels(cfg, size):
                 yield Codebook(
                     run_id=run_id,
                     dtype=f"optimum_{count}",
-                    fitted=distribution,
+                    fitted=source,
                     blocksize=size,
-                    levels=fit_optimal_levels(scaled, count, sample=grid.sample).tolist(),
+                    levels=fit_optimal_levels(scaled, count, sample=cfg.sample).tolist(),
                 )
 
 
@@ -149,20 +138,22 @@ def mean_squared_error(scaled: Tensor, book: Tensor) -> float:
 
 
 def _measure_types(
-    values: Tensor, blocksize: int, grid: ErrorGrid, **names: Any
+    values: Tensor, blocksize: int, cfg: MeasureConfig, **names: Any
 ) -> Iterator[QuantErrors]:
     """Yield a record a type; `names` are what the record says of where the values are from."""
     scaled = scale_by_absmax(values, blocksize=blocksize)
     optimum = {
-        count: mean_squared_error(scaled, fit_optimal_levels(scaled, count, sample=grid.sample))
-        for count in grid.level_counts(blocksize)
+        count: mean_squared_error(scaled, fit_optimal_levels(scaled, count, sample=cfg.sample))
+        for count in count_fitted_levels(cfg, blocksize)
         if scaled.numel()
     }
-    for dtype in grid.dtypes:
+    for dtype in cfg.dtypes:
         levels = count_levels(dtype, blocksize)
         for dq in (False,) if dtype in WITHOUT_DOUBLE_QUANT else (False, True):
-            error = measure_error(values, dtype=dtype, blocksize=blocksize, dq=dq)
-            yield QuantErrors(**names, **asdict(error), levels=levels, optimum=optimum.get(levels))
+            about: dict[str, Any] = {"dtype": dtype, "blocksize": blocksize, "dq": dq}
+            error = asdict(measure_error(values, **about))
+            best = optimum.get(levels)
+            yield QuantErrors(**names, **about, **error, levels=levels, optimum=best)
 
 
 def build_errors_table(rows: Sequence[QuantErrors]) -> Table:
@@ -172,9 +163,8 @@ def build_errors_table(rows: Sequence[QuantErrors]) -> Table:
     of as many levels where that is known.
     """
     sources = list(dict.fromkeys(row.source for row in rows))
-    table = Table("type", "block", title="mean squared error, 1e-3 absmax^2 (over the optimum's)")
-    for source in sources:
-        table.add_column(source, justify="right")
+    title = "mean squared error, 1e-3 absmax^2 (over the optimum's)"
+    table = Table("type", "block", *right_aligned(*sources), title=title)
     for dtype, dq, blocksize in dict.fromkeys((row.dtype, row.dq, row.blocksize) for row in rows):
         same = [row for row in rows if (row.dtype, row.dq, row.blocksize) == (dtype, dq, blocksize)]
         cells = [_format_error([row for row in same if row.source == source]) for source in sources]

@@ -24,14 +24,14 @@ def test_an_older_package_is_named_with_both_versions_and_the_command() -> None:
 
 
 def test_a_build_of_the_oldest_version_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "version", lambda name: "2.11.0+cu130")
+    monkeypatch.setattr(main, "installed_version", lambda name: "2.11.0+cu130")
     assert main.describe_outdated(["torch>=2.11.0"]) == ""
 
 
 def test_the_command_says_it_before_it_composes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(main, "version", lambda name: "5.9.0")
+    monkeypatch.setattr(main, "installed_version", lambda name: "5.9.0")
     monkeypatch.setattr(sys, "argv", ["run.py"])
     assert run_command(lambda: pytest.fail("composed")) == 1
     assert "transformers is 5.9.0, and >=5.17.0 is needed" in capsys.readouterr().err

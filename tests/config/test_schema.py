@@ -11,8 +11,8 @@ from qlora_repro.config.schema import (
     LEGACY,
     DataConfig,
     RunConfig,
+    field_metadata,
     legacy,
-    legacy_values,
     setting_types,
 )
 from qlora_repro.store import run_id
@@ -28,7 +28,7 @@ def test_a_field_with_a_legacy_value_changes_no_id_until_it_is_used(
     later = make_dataclass(
         "Later", [("shuffle", bool, field(metadata=legacy(False)))], bases=(DataConfig,)
     )
-    declared = legacy_values(make_dataclass("Config", [("data", later)]))
+    declared = field_metadata("legacy", make_dataclass("Config", [("data", later)]))
     assert declared["data"] == LEGACY["data"] | {"shuffle": False}
     cfg = configured("model=tiny")
     before = stage_digest(cfg, "train")

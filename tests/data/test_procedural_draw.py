@@ -70,11 +70,6 @@ def test_wrong_tasks_are_refused_with_the_right_ones(tasks: list[str], message: 
         draw_questions(tasks, 4, seed=0)
 
 
-def test_no_rows_are_refused() -> None:
-    with pytest.raises(DataError, match="0 procedural rows"):
-        draw_questions(None, 0, seed=0)
-
-
 def test_a_task_that_runs_out_of_questions_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def coin(rng: Random) -> tuple[str, str, list[str]]:
         return rng.choice("ab"), "a", ["b"]

@@ -162,7 +162,5 @@ def test_a_column_of_lists_is_refused(tmp_path: Path) -> None:
     refused(path, "row 1: column 'q' holds list values")
 
 
-def test_a_config_without_columns_or_path_is_refused(tmp_path: Path) -> None:
+def test_a_config_without_columns_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.csv", "data.columns is null", columns=None)
-    with pytest.raises(DataError, match=r"data.path is empty"):
-        load_examples(config(""))

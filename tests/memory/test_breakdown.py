@@ -62,9 +62,9 @@ def test_weights_and_scales_are_those_of_the_live_model(
     cfg = configured("model=tiny", *words)
     run = plan_run(cfg)
     live = measure_storage(ModelSession(cfg, tmp_path).base().model)
-    whole = 0 if run.packed else live.params * run.stored_bytes  # simulated: codes are not held
+    whole = 0 if run.packed else live.parameters * run.stored_bytes  # simulated: codes are not held
     codes = live.code_bytes if run.packed else 0
-    kept = sum(kept.params for kept in live.unquantized) * run.stored_bytes
+    kept = sum(part["params"] for part in live.kept) * run.stored_bytes
     assert weight_bytes(run) == codes + whole + kept
     assert scale_bytes(run) == (live.scale_bytes if run.packed else 0)
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.data.datasets import load_examples
+from qlora_repro.data.tokenization import encode_examples
 from qlora_repro.eval.evaluate import evaluate_model
 from qlora_repro.model.embedded import embedded_checkpoint
 from qlora_repro.quant.bitsandbytes import dequantize_weight
@@ -23,7 +24,7 @@ from qlora_repro.quant.fake_quant import round_trip
 from qlora_repro.quant.linear_layers import find_linear_layers
 from qlora_repro.quant.storage import measure_storage
 from qlora_repro.session import ModelSession
-from qlora_repro.stages.train import choose_collator, encode_rows
+from qlora_repro.stages.train import choose_collator
 from qlora_repro.store.cell import ADAPTER
 from qlora_repro.train.loss import token_loss
 
@@ -46,9 +47,8 @@ class Trial:
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def batch(self) -> dict[str, Tensor]:
-        rows = encode_rows(
-            load_examples(self.cfg.data), self.tokenizer, model=self.cfg.model, cfg=self.cfg.data
-        )
+        examples = load_examples(self.cfg.data)
+        rows = encode_examples(examples, self.tokenizer, self.cfg.data, kind="causal")
         return choose_collator(self.model, self.tokenizer, kind="causal", packing=False)(rows)
 
     def loss(self) -> Tensor:
@@ -92,8 +92,8 @@ def checkpoint_weight(name: str) -> Tensor:
 
 
 def test_all_linear_layers_and_nothing_else_are_quantized(held: Trial) -> None:
-    assert held.stored.modules == {"Linear4bit": LINEARS}
-    kept = {part.role: part.params for part in held.stored.unquantized}
+    assert held.stored.kinds == {"Linear4bit": LINEARS}
+    kept = {part["role"]: part["params"] for part in held.stored.kept}
     assert kept == {"embedding": VOCAB * HIDDEN, "norm": HIDDEN * (2 * BLOCKS + 1)}  # head is tied
     plain = {
         name for name, _ in held.model.get_base_model().named_parameters() if "lora" not in name
@@ -102,15 +102,15 @@ def test_all_linear_layers_and_nothing_else_are_quantized(held: Trial) -> None:
 
 
 def test_double_quantization_takes_4_127_bits_a_parameter(held: Trial, simulated: Trial) -> None:
-    assert held.stored.bits_per_param == pytest.approx(4.127, abs=0.001)
-    assert simulated.stored.bits_per_param == held.stored.bits_per_param
+    assert held.stored.bits_per_parameter == pytest.approx(4.127, abs=0.001)
+    assert simulated.stored.bits_per_parameter == held.stored.bits_per_parameter
 
 
 def test_without_double_quantization_it_is_4_5_bits_and_the_weights_are_the_simulated_ones(
     trial: Callable[..., Trial],
 ) -> None:
     single = trial("dtype=nf4", "dq=false")
-    assert single.stored.bits_per_param == pytest.approx(4.5, abs=0.001)
+    assert single.stored.bits_per_parameter == pytest.approx(4.5, abs=0.001)
     for name in single.names[::15]:
         weight = checkpoint_weight(name)
         simulated = round_trip(weight, dtype="nf4", blocksize=64, dq=False)

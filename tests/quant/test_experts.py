@@ -136,7 +136,7 @@ def test_experts_stored_as_in_by_out_are_quantized_along_out_by_in() -> None:
     for one, two in zip(before, model[0].up, strict=True):
         assert torch.equal(two, round_trip(one.T, dtype="nf4", blocksize=32, dq=False).T)
     assert 0.05 < (model[0].up - before).norm() / before.norm() < 0.12
-    assert measure_storage(model).params == 2 * 128 * 64
+    assert measure_storage(model).parameters == 2 * 128 * 64
 
 
 @pytest.mark.parametrize("family", FAMILIES)

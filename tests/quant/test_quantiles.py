@@ -4,6 +4,7 @@ import torch
 
 from qlora_repro.quant.error import estimate_sram_quantiles, measure_sram_errors
 
+NAMES = {"run_id": "r", "distribution": "normal"}
 PROBABILITIES = np.linspace(0, 1, 33)
 
 
@@ -21,11 +22,13 @@ def test_sram_quantiles_are_the_mean_of_numpys_over_whole_chunks() -> None:
 
 def test_one_chunk_of_everything_is_exact() -> None:
     values = normal(500)
-    assert next(measure_sram_errors(values, chunks=[500], counts=[1])).largest == 0
+    assert next(measure_sram_errors(values, **NAMES, chunks=[500], counts=[1])).largest == 0
 
 
 def test_larger_chunks_come_closer_and_more_of_them_do_not_undo_the_bias() -> None:
-    rows = list(measure_sram_errors(normal(1 << 18), chunks=[16, 64, 256, 1024], counts=[1, 256]))
+    rows = list(
+        measure_sram_errors(normal(1 << 18), chunks=[16, 64, 256, 1024], counts=[1, 256], **NAMES)
+    )
     many = [row.mean for row in rows if row.count == 256]
     assert many == sorted(many, reverse=True)
     assert many[0] > 10 * many[-1]
@@ -35,7 +38,7 @@ def test_larger_chunks_come_closer_and_more_of_them_do_not_undo_the_bias() -> No
 
 
 def test_combinations_that_need_more_values_than_there_are_have_no_row() -> None:
-    rows = measure_sram_errors(normal(1000), chunks=[100, 600], counts=[1, 4, 11])
+    rows = measure_sram_errors(normal(1000), **NAMES, chunks=[100, 600], counts=[1, 4, 11])
     assert [(row.chunk, row.count) for row in rows] == [(100, 1), (100, 4), (600, 1)]
 
 

@@ -10,7 +10,8 @@ from qlora_repro.errors import ModelError
 from qlora_repro.quant.bitsandbytes import quantize_in_place
 from qlora_repro.quant.fake_quant import simulate_quantization
 from qlora_repro.quant.linear_layers import find_quantizable_layers
-from qlora_repro.quant.storage import Storage, UnquantizedParams, measure_storage
+from qlora_repro.quant.storage import measure_storage
+from qlora_repro.records import BaseWeights
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def model() -> LlamaForCausalLM:
 
 def measured(
     model: LlamaForCausalLM, *, backend: str, dtype: str = "nf4", blocksize: int = 64, dq: bool
-) -> Storage:
+) -> BaseWeights:
     names = find_quantizable_layers(model)
     if backend == "bnb":
         quantize_in_place(
@@ -40,11 +41,11 @@ def test_blocks_of_64_take_the_bits_the_paper_says(
     model: LlamaForCausalLM, backend: str, dq: bool, bits: float
 ) -> None:
     found = measured(model, backend=backend, dq=dq)
-    assert found.bits_per_param == pytest.approx(bits, abs=1e-3)
-    assert found.nested is dq
-    assert found.blocksizes == (64,)
+    assert found.bits_per_parameter == pytest.approx(bits, abs=1e-3)
+    assert found.double_quantized == (found.modules if dq else 0)
+    assert found.blocksizes == [64]
     assert found.simulated is (backend == "simulated")
-    assert found.params == 4 * 512 * 512 + 3 * 512 * 1024
+    assert found.parameters == 4 * 512 * 512 + 3 * 512 * 1024
 
 
 @pytest.mark.parametrize("dq", [False, True])
@@ -62,10 +63,10 @@ def test_a_simulated_layer_counts_the_bytes_that_bitsandbytes_holds(
 def test_int8_takes_8_bits_and_a_scale_a_row(llama: LlamaForCausalLM) -> None:
     found = measured(llama, backend="bnb", dtype="int8", dq=False)
     rows = 2 * (2 * 64 + 2 * 32 + 2 * 128 + 64)
-    assert found.modules == {"Linear8bitLt": 14}
-    assert found.code_bytes == found.params
+    assert found.kinds == {"Linear8bitLt": 14}
+    assert found.code_bytes == found.parameters
     assert found.scale_bytes == 4 * rows
-    assert found.blocksizes == (None,)
+    assert found.blocksizes == [None]
 
 
 def test_a_peft_wrapper_changes_nothing_but_the_adapters(llama: LlamaForCausalLM) -> None:
@@ -73,10 +74,10 @@ def test_a_peft_wrapper_changes_nothing_but_the_adapters(llama: LlamaForCausalLM
         copy = LlamaForCausalLM(llama.config)
         bare = measured(copy, backend=backend, dq=True)
         wrapped = measure_storage(get_peft_model(copy, LoraConfig(r=4, target_modules=["q_proj"])))
-        adapter = UnquantizedParams("adapter", "float32", 2 * 4 * (64 + 64))
-        assert set(wrapped.unquantized) == {*bare.unquantized, adapter}
-        assert (wrapped.modules, wrapped.params) == (bare.modules, bare.params)
-        assert wrapped.bits_per_param == bare.bits_per_param
+        adapter = {"role": "adapter", "dtype": "float32", "params": 2 * 4 * (64 + 64)}
+        assert wrapped.kept == [adapter, *bare.kept]
+        assert (wrapped.kinds, wrapped.parameters) == (bare.kinds, bare.parameters)
+        assert wrapped.bits_per_parameter == bare.bits_per_parameter
 
 
 def test_what_is_kept_is_told_by_role_and_dtype(llama: LlamaForCausalLM) -> None:
@@ -84,19 +85,18 @@ def test_what_is_kept_is_told_by_role_and_dtype(llama: LlamaForCausalLM) -> None
     linear = sum(
         llama.get_submodule(name).weight.numel() for name in find_quantizable_layers(llama)
     )
-    assert measure_storage(llama).unquantized == (
-        UnquantizedParams("embedding", "float32", 128 * 64),
-        UnquantizedParams("linear", "bfloat16", 128 * 64),
-        UnquantizedParams("linear", "float32", linear),
-        UnquantizedParams("norm", "float32", 5 * 64),
-    )
+    assert [tuple(part.values()) for part in measure_storage(llama).kept] == [
+        ("embedding", "float32", 128 * 64),
+        ("linear", "bfloat16", 128 * 64),
+        ("linear", "float32", linear),
+        ("norm", "float32", 5 * 64),
+    ]
 
 
 def test_a_model_that_is_not_quantized_has_no_bits_per_parameter(llama: LlamaForCausalLM) -> None:
     found = measure_storage(llama)
-    assert found.bits_per_param is None
-    assert not found.nested
-    assert found.modules == {}
+    assert found.bits_per_parameter is None
+    assert found.modules == found.double_quantized == 0
 
 
 def test_a_layer_that_never_got_its_codes_is_refused() -> None:

@@ -139,7 +139,7 @@ def test_a_sweep_has_a_row_a_cell_and_compares_no_cell_twice(
     cells = [result(quiz, quiz), result(None, other, label="tiny, bf16", manifest=None)]
     for cell in cells:
         say(build_cell_table(cell))
-    rows = [SweepRow(cell.label, CellState.DONE, None, cell) for cell in cells]
+    rows = [SweepRow(1, cell.label, CellState.DONE, "", None, cell) for cell in cells]
     text = printed(capsys, build_sweep_tables(rows)[0]).rpartition("the sweep")[2]
     assert row(text, "tiny, nf4") == ["tiny, nf4 + dq", "4.127", "0.500 > 0.500", "-"]
     assert row(text, "tiny, bf16") == ["tiny, bf16", "-", "-", "1.000"]

@@ -40,7 +40,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     monkeypatch.setattr(session, "load_base", counting("base", session.load_base))
     monkeypatch.setattr(session, "load_examples", counting("examples", session.load_examples))
-    monkeypatch.setattr(train, "encode_rows", counting("encoded", train.encode_rows))
+    monkeypatch.setattr(train, "encode_examples", counting("encoded", train.encode_examples))
     return counts
 
 

@@ -15,7 +15,7 @@ from transformers.generation import TopPLogitsWarper
 
 from qlora_repro.config.schema import GenerateConfig
 from qlora_repro.data.questions import Question, read_questions
-from qlora_repro.errors import ConfigError, DataError
+from qlora_repro.errors import DataError
 from qlora_repro.stages.generate import (
     NucleusSampler,
     StopAtTurnMarkers,
@@ -105,6 +105,7 @@ def test_the_random_state_found_changes_nothing_and_stays(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make
 ) -> None:
     model.train()
+    before = tokenizer.backend_tokenizer.to_str()
     torch.manual_seed(5)
     first = generate_answers(model, tokenizer, QUESTIONS, config(), run_id="r", seed=0)
     torch.manual_seed(6)
@@ -113,6 +114,7 @@ def test_the_random_state_found_changes_nothing_and_stays(
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", None)
+    assert tokenizer.backend_tokenizer.to_str() == before  # which is saved with an adapter
     assert generate_answers(model, tokenizer, QUESTIONS, config(), run_id="r", seed=1) != first
 
 
@@ -230,19 +232,6 @@ def test_a_question_that_does_not_fit_at_all_is_named(
         generate_answers(
             model, tokenizer, QUESTIONS, config(template=str(path)), run_id="r", seed=0
         )
-
-
-@pytest.mark.parametrize(
-    "changed", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}]
-)
-def test_settings_that_make_no_sense_are_refused(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    config: Make,
-    changed: dict[str, Any],
-) -> None:
-    with pytest.raises(ConfigError, match=next(iter(changed))):
-        generate_answers(model, tokenizer, QUESTIONS, config(**changed), run_id="r", seed=0)
 
 
 def test_a_question_file_may_call_its_text_by_three_names(tmp_path: Path) -> None:

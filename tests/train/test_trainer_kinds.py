@@ -10,11 +10,11 @@ import torch
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.data.collators import IGNORE, causal_collator, order_rows
 from qlora_repro.data.datasets import load_examples
-from qlora_repro.data.tokenization import EncodedExample
+from qlora_repro.data.tokenization import EncodedExample, encode_examples
 from qlora_repro.model.tiny import make_tiny_checkpoint
 from qlora_repro.records import Example
 from qlora_repro.session import ModelSession
-from qlora_repro.stages.train import choose_collator, encode_rows
+from qlora_repro.stages.train import choose_collator
 from qlora_repro.train.loss import token_loss
 from qlora_repro.train.trainer import TrainingInputs, TrainResult, train_model
 
@@ -32,7 +32,10 @@ class Case:
         self.cfg, self.folder = cfg, folder
         loaded = ModelSession(cfg, folder).trainable()
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        self.rows = encode_rows(rows, self.tokenizer, model=cfg.model, cfg=cfg.data)
+        kind, num_labels = cfg.model.kind, cfg.model.num_labels
+        self.rows = encode_examples(
+            rows, self.tokenizer, cfg.data, kind=kind, num_labels=num_labels
+        )
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0

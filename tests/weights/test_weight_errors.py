@@ -1,15 +1,16 @@
 """Errors of data types by weight: judged by closed forms, by direct computation, by the optimum."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from qlora_repro.config.schema import MeasureConfig
 from qlora_repro.quant.fake_quant import round_trip
 from qlora_repro.records import QuantErrors
 from qlora_repro.weights import errors
 from qlora_repro.weights.errors import (
-    ErrorGrid,
     LinearWeight,
     count_levels,
     fit_optimal_levels,
@@ -19,12 +20,24 @@ from qlora_repro.weights.errors import (
 )
 
 TYPES = ("nf4", "fp4", "fp4_e2m1", "fp4_e3m0", "int4", "af4", "int8")
-GRID = ErrorGrid(dtypes=TYPES, blocksizes=(64,), sample=1 << 20)
+GRID = MeasureConfig(
+    name="default",
+    dtypes=list(TYPES),
+    blocksizes=[64],
+    distributions=["normal"],
+    blocks=4000,
+    sample=1 << 20,
+    normality=False,
+    rows=None,
+    chunks=[],
+    counts=[],
+    seed=0,
+)
 
 
 @pytest.fixture(scope="module")
 def normal() -> dict[tuple[str, bool], QuantErrors]:
-    rows = errors.measure_distributions(["normal"], GRID, blocks=4000, seed=0, run_id="r")
+    rows = errors.measure_distributions(GRID, run_id="r")
     return {(row.dtype, row.dq): row for row in rows}
 
 
@@ -99,15 +112,13 @@ def test_each_weights_error_is_a_round_trips(llama: torch.nn.Module) -> None:
 
 def test_a_weight_of_zeros_has_no_error_at_all() -> None:
     zeros = LinearWeight(name="x", layer=None, role="other", values=torch.zeros(2, 64))
-    for row in errors.measure_weights(
-        [zeros], ErrorGrid(dtypes=["nf4"], blocksizes=[64], sample=99), run_id="r"
-    ):
+    for row in errors.measure_weights([zeros], replace(GRID, dtypes=["nf4"]), run_id="r"):
         assert (row.mse, row.relative, row.optimum) == (0.0, 0.0, 0.0)
         assert row.entropy == 0.0
 
 
 def test_codebooks_are_the_types_own_and_the_optimal_ones() -> None:
-    books = list(errors.list_codebooks(["normal"], GRID, blocks=500, seed=0, run_id="r"))
+    books = list(errors.list_codebooks(replace(GRID, blocks=500), run_id="r"))
     own = {book.dtype: book.levels for book in books if book.fitted is None}
     best = {book.dtype: book.levels for book in books if book.fitted == "normal"}
     assert set(own) == set(TYPES)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
@@ -305,7 +305,7 @@ def compose_once() -> Iterator[None]:
         cell = composed.pop(tuple(sweep_overrides), None)  # whoever runs it may change it
         return compose(self, master_config, sweep_overrides) if cell is None else cell
 
-    def validate_batch_is_legal(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+    def validate_batch_is_legal(self: Any, batch: Sequence[Sequence[str]]) -> None:
         for overrides in batch:
             cell = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             composed[tuple(overrides)] = cell

@@ -67,8 +67,8 @@ def test_a_stage_that_there_is_not_is_refused(
 def test_a_failure_goes_when_its_stage_is_no_longer_asked_for(
     configured: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("model=tiny", "train.max_steps=1", "data.rows=8", f"results_dir={tmp_path}")
-    words += ("generate=procedural", "generate.limit=1", "judge=reference")
+    words = ["model=tiny", "train.max_steps=1", "data.rows=8", f"results_dir={tmp_path}"]
+    words += ["generate=procedural", "generate.limit=1", "judge=reference"]
     judge = Mock(side_effect=RuntimeError("the judge broke"))
     monkeypatch.setattr("qlora_repro.judge.other_judges.judge_reference", judge)
     judged = configured(*words, "stages=[train,generate,judge]")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from qlora_repro.config.messages import nearest_names
 from qlora_repro.config.paths import EVIDENCE, GPU_REPORTS
-from qlora_repro.console import interactive, print_error, say
+from qlora_repro.console import interactive, new_console, open_closed_streams, print_error, say
 from qlora_repro.errors import ConfigError, QloraError, StoreError
 
 if TYPE_CHECKING:
@@ -155,7 +155,10 @@ def status(arguments: argparse.Namespace) -> None:
         return
     select_names(arguments.names, ["watch"])
     first = build_status_table(list_statuses(arguments.results))
-    with Live(first, screen=interactive()) as view, contextlib.suppress(KeyboardInterrupt):
+    with (
+        Live(first, console=new_console(), screen=interactive()) as view,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         while True:
             time.sleep(REFRESH_SECONDS)
             view.update(build_status_table(list_statuses(arguments.results)), refresh=True)
@@ -216,6 +219,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(command_line: Sequence[str]) -> int:
     """Run one command; return its exit code, and put what went wrong in one sentence."""
+    open_closed_streams()
     arguments = build_parser().parse_args(command_line)
     try:
         arguments.run(arguments)

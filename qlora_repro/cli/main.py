@@ -34,7 +34,7 @@ from qlora_repro.config.registry import WITHOUT_DOUBLE_QUANT
 from qlora_repro.config.schema import RunConfig, setting_types
 from qlora_repro.config.unread import unread_settings
 from qlora_repro.config.validate import parse_config
-from qlora_repro.console import print_error, say
+from qlora_repro.console import open_closed_streams, print_error, say
 from qlora_repro.distributed.environment import rank
 from qlora_repro.errors import ConfigError, QloraError
 from qlora_repro.records import FAILURES, CellState
@@ -62,6 +62,7 @@ def run_command(main: Callable[[], None]) -> int:
     Args:
         main: Hydra's entry point, which calls `run_job` for each cell.
     """
+    open_closed_streams()
     # Started in the background by a script, a process would ignore the signal and run on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_user_config_dir(sys.argv[1:])

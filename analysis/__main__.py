@@ -195,8 +195,9 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text.rstrip("."), description=text)
         command.set_defaults(run=function)
         if name != "status":
-            out = EVIDENCE if name == "publish" else OUT
-            command.add_argument("--out", type=Path, default=out, help="default: %(default)s")
+            required = name == "publish"  # the project's own evidence is written to when told to
+            note = "as in analysis/evidence" if required else "default: %(default)s"
+            command.add_argument("--out", type=Path, default=OUT, required=required, help=note)
         if name not in ("audit", "import-release"):
             default = READS.get(name, EVIDENCE)
             command.add_argument(

@@ -59,6 +59,7 @@ def run_cell(cfg: RunConfig, *, rerun: str, wait: bool = True) -> CellOutcome:
             return CellOutcome(state=CellState.DONE, plan=run_plan(cfg))
         cell = find_cell(cfg, store)
         if not cell.missing_stages():
+            cell.forget_failure()
             return CellOutcome(state=CellState.IN_STORE, result=report_stored(cell))
         return CellOutcome(state=CellState.DONE, result=run_stages(cfg, wait=wait))
     except (Busy, Superseded) as error:  # the run, and the note of its failure, are another's

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from qlora_repro.config.messages import nearest_names
 from qlora_repro.config.paths import EVIDENCE, GPU_REPORTS
-from qlora_repro.console import interactive, print_error, say
+from qlora_repro.console import interactive, new_console, open_closed_streams, print_error, say
 from qlora_repro.errors import ConfigError, QloraError, StoreError
 
 if TYPE_CHECKING:
@@ -155,7 +155,10 @@ def status(arguments: argparse.Namespace) -> None:
         return
     select_names(arguments.names, ["watch"])
     first = build_status_table(list_statuses(arguments.results))
-    with Live(first, screen=interactive()) as view, contextlib.suppress(KeyboardInterrupt):
+    with (
+        Live(first, console=new_console(), screen=interactive()) as view,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         while True:
             time.sleep(REFRESH_SECONDS)
             view.update(build_status_table(list_statuses(arguments.results)), refresh=True)
@@ -192,8 +195,9 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text.rstrip("."), description=text)
         command.set_defaults(run=function)
         if name != "status":
-            out = EVIDENCE if name == "publish" else OUT
-            command.add_argument("--out", type=Path, default=out, help="default: %(default)s")
+            required = name == "publish"  # the project's own evidence is written to when told to
+            note = "as in analysis/evidence" if required else "default: %(default)s"
+            command.add_argument("--out", type=Path, default=OUT, required=required, help=note)
         if name not in ("audit", "import-release"):
             default = READS.get(name, EVIDENCE)
             command.add_argument(
@@ -215,6 +219,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(command_line: Sequence[str]) -> int:
     """Run one command; return its exit code, and put what went wrong in one sentence."""
+    open_closed_streams()
     arguments = build_parser().parse_args(command_line)
     try:
         arguments.run(arguments)

@@ -9,9 +9,7 @@ from qlora_repro.errors import StoreError
 from qlora_repro.store.cell import MANIFEST, describe_other_run
 from qlora_repro.store.evidence import is_evidence, read_files, write_evidence
 from qlora_repro.store.integrity import CHECKSUMS, checksum
-from qlora_repro.store.load import load_settings
-from qlora_repro.store.run_id import run_id_of
-from qlora_repro.store.runs import average_windows, read_json, read_json_lines
+from qlora_repro.store.runs import RunFolder, average_windows, read_json, read_json_lines
 
 OMITTED = ("whole.json", "progress.json", "failed.json", "summary-", "generations-")
 WEIGHTS = ("adapter", "model")  # of which the checksums are kept
@@ -25,32 +23,52 @@ def publish(results: Path, out: Path) -> Iterator[str]:
     statistics resample. Of paths, "." is where the command was given, "~" the home directory. What
     was published before stays, but for files of the same run and name.
 
+    A run is published as a whole or left out: one that a process works on or that cannot be read.
+
     Raises:
-        StoreError: `results` has no runs, or a record is corrupt.
+        StoreError: `results` has no runs; or, once the others are published, for runs that could
+            not be read.
     """
+    _check_folders(results, out)
+    runs = read_files(out) if is_evidence(out) else {}
+    bad: list[str] = []
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        files, remark = _read_run(folder)
+        if files is None:
+            bad.append(folder.name)
+        elif files:
+            runs[folder.name] = _merge(runs.get(folder.name, {}), files)
+        if remark is not None:
+            yield folder.name + remark
+    write_evidence(runs, out)
+    if bad:
+        raise StoreError(f"not published, as a file of theirs cannot be read: {', '.join(bad)}")
+
+
+def _check_folders(results: Path, out: Path) -> None:
     if results.resolve() == out.resolve():
         raise StoreError(f"--results and --out are both {out}; runs are copied from one to another")
     if is_evidence(results):
         raise StoreError(f"--results {results} is published; name a folder that runs wrote to")
-    runs = read_files(out) if is_evidence(out) else {}
-    windows = {
-        stage: int(settings.get("eval", {}).get("perplexity_window") or 1)
-        for stage, settings in load_settings(results).items()
-    }
-    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+    if not results.is_dir():
+        raise StoreError(f"--results {results} is not a folder; name one that runs were written to")
+
+
+def _read_run(folder: Path) -> tuple[dict[str, str] | None, str | None]:
+    """Return what of a run is published, None where it cannot be read, and a remark on it."""
+    try:
         reason = _why_left_out(folder)
-        if reason is None:
-            continue
-        if reason:
-            yield f"{folder.name}: left out, {reason}"
-            continue
-        runs[folder.name] = _merge(runs.get(folder.name, {}), _published_files(folder, windows))
-        yield folder.name + _describe(folder)
-    write_evidence(runs, out)
+        if reason == "":
+            return _published_files(folder), _describe(folder)
+    except (StoreError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return None, f": left out, it cannot be read ({error})"
+    return {}, None if reason is None else f": left out, {reason}"
 
 
 def _why_left_out(folder: Path) -> str | None:
     """Return why a run is not published, "" where it is; None for a folder that is no run."""
+    if holder := RunFolder(folder, "").held_by():
+        return f"a process is working on it ({holder})"
     if not (folder / MANIFEST).exists():
         return "" if any(folder.glob("plan-*.jsonl")) else None
     if reason := describe_other_run(folder):
@@ -68,7 +86,7 @@ def _describe(folder: Path) -> str:
     return ": of code with uncommitted changes" if dirty else ""
 
 
-def _published_files(folder: Path, windows: dict[tuple[str, str], int]) -> dict[str, str]:
+def _published_files(folder: Path) -> dict[str, str]:
     """Return the files of a run as they are published, by name."""
     directories = {str(read_json(path)["folder"]) for path in folder.glob("origin-*.json")}
     texts = {}
@@ -81,8 +99,9 @@ def _published_files(folder: Path, windows: dict[tuple[str, str], int]) -> dict[
             continue
         rows = read_json_lines(path)
         if path.name.startswith("answers-"):
-            stage = run_id_of(folder.name), path.stem.rpartition("-")[2]
-            rows = list(average_windows(rows, windows.get(stage, 1)))
+            settings = folder / path.name.replace("answers-", "settings-").removesuffix("l")
+            read_by = read_json(settings).get("eval", {}) if settings.exists() else {}
+            rows = list(average_windows(rows, int(read_by.get("perplexity_window") or 1)))
         texts[path.name] = "".join(json.dumps(row) + "\n" for row in rows)
     texts[CHECKSUMS] = json.dumps({name: checksum(text.encode()) for name, text in texts.items()})
     for path in [folder / name / CHECKSUMS for name in WEIGHTS]:

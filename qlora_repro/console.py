@@ -1,5 +1,6 @@
 """What the user sees: a live line in a terminal, plain lines in a pipe; errors on stderr."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +24,27 @@ def interactive() -> bool:
     return sys.stdout.isatty() and not _plain_lines
 
 
+def open_closed_streams() -> None:
+    """Send output nowhere that was closed, as by `>&-`.
+
+    To be called first: a file that is opened takes the lowest number that is free, and what a
+    library prints to a closed output would go into a file of ours.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+
+
+def new_console(**how: Any) -> Console:
+    """Return a console that prints what it is given: brackets in a text, as `[/INST]`, are text."""
+    return Console(highlight=False, markup=False, **how)
+
+
 def say(*what: Any) -> None:
     """Print text or a rich table; a line of text is never broken, a table fits its screen."""
     width = None if sys.stdout.isatty() else 160  # in a pipe, tables are not wrapped at 80
     text = all(isinstance(part, str) for part in what)
-    Console(width=width, highlight=False).print(*what, markup=False, soft_wrap=text)
+    new_console(width=width).print(*what, soft_wrap=text)
 
 
 def right_aligned(*headings: str) -> list[Column]:
@@ -37,7 +54,7 @@ def right_aligned(*headings: str) -> list[Column]:
 
 def print_error(text: str) -> None:
     """Print an error."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {text}", markup=False)
+    new_console(stderr=True, soft_wrap=True).print(f"error: {text}")
 
 
 def note(text: str) -> None:

@@ -5,7 +5,8 @@ QloraError
 ├── DataError        rows, columns, files of text
 ├── ModelError       a checkpoint, a tokenizer, a file that is not what it should be
 ├── StoreError       a results folder that cannot be read or written
-│   └── Busy         another process works on the same run
+│   ├── Busy         another process works on the same run
+│   └── Superseded   it took the run over, while this one stood still
 └── RunError         a run that started and must stop: NaN loss, a manifest that contradicts
     └── OutOfMemory
 """
@@ -33,6 +34,10 @@ class StoreError(QloraError):
 
 class Busy(StoreError):
     """Another process is working on the same run."""
+
+
+class Superseded(StoreError):
+    """This process stood still for so long that another one took its run over."""
 
 
 class RunError(QloraError):

@@ -94,7 +94,7 @@ def run_stages(cfg: RunConfig, *, wait: bool = True) -> CellResult:
                 run_stage = get_stage_function("run", stage)
                 run_stage(run, tuned=tuned)
         if cfg.merge and cell.trains:
-            run_merge(session)
+            run_merge(session, cell.folder.check_held)
         result = load_result(cell, win_rates=run.win_rates)
         for when, scores in (("before", result.before), ("after", result.after)):
             for metric in scores.metrics if scores else []:

@@ -318,8 +318,11 @@ class ModelSession:
         if self.cfg.train.sharded or self.cfg.train.kernels != "none":
             self.release()
 
-    def publish(self) -> Path:
-        """Write the trained weights as safetensors, complete or not at all; return their folder."""
+    def publish(self, check_held: Callable[[], object] = bool) -> Path:
+        """Write the trained weights as safetensors, complete or not at all; return their folder.
+
+        Before they take their place, `check_held` may raise.
+        """
         assert self.adapted
         loaded = self.current()
         trained = ((n, w) for n, w in loaded.model.named_parameters() if w.requires_grad)
@@ -332,7 +335,7 @@ class ModelSession:
             loaded.tokenizer.save_pretrained(folder)
 
         with silence_transformers():
-            save_atomically(save, target)
+            save_atomically(save, target, check_held)
         return target
 
     def release(self, *, keep_base: bool = False) -> None:

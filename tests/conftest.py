@@ -104,11 +104,11 @@ def _each_yaml_is_read_once() -> Iterator[None]:
     contents: dict[tuple[str, int, int], Any] = {}
 
     def load_cached(file: Any) -> Any:
-        name = getattr(file, "name", file)
-        if not isinstance(name, str | Path):
+        path = file if isinstance(file, str | Path) else getattr(file, "name", None)
+        if path is None or not os.path.exists(path):
             return load(file)
-        state = os.stat(name)
-        key = (str(name), state.st_mtime_ns, state.st_size)
+        state = os.stat(path)
+        key = (os.path.abspath(path), state.st_mtime_ns, state.st_size)
         if key not in contents:
             contents[key] = load(file)
         return copy.deepcopy(contents[key])

@@ -139,17 +139,18 @@ def test_held_out_rows_make_the_data_part_of_the_untuned_scores(cfg: RunConfig) 
 @pytest.mark.parametrize(
     ("words", "setting"),
     [
-        (("dtype=bf16", "dq=false"), "dtype.blocksize=128"),
-        (("dtype=bf16", "dq=false"), "dtype.backend=simulated"),
-        (("dtype=int8", "dq=false"), "dtype.blocksize=128"),
-        (("dtype=bf16", "dq=false", "lora=none"), "lora.r=8"),
-        (("dtype=bf16", "dq=false", "lora=none"), "lora.dropout=0.5"),
+        (("dtype=bf16", "dq=false"), "dtype.blocksize"),
+        (("dtype=bf16", "dq=false"), "dtype.backend"),
+        (("dtype=int8", "dq=false"), "dtype.blocksize"),
+        (("dtype=bf16", "dq=false", "lora=none"), "lora.r"),
+        (("dtype=bf16", "dq=false", "lora=none"), "lora.dropout"),
     ],
 )
 def test_a_setting_that_nothing_reads_names_nothing(
     words: tuple[str, ...], setting: str, configured: Callable[..., RunConfig]
 ) -> None:
-    one, two = configured("model=tiny", *words), configured("model=tiny", *words, setting)
+    one = configured("model=tiny", *words)
+    two = changed(one, setting)
     assert one != two
     assert {
         stage for stage in DECIDES if stage_digest(one, stage) != stage_digest(two, stage)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
@@ -21,6 +21,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,8 +32,9 @@ from qlora_repro.config.messages import explain_error
 from qlora_repro.config.paths import PYPROJECT, set_user_config_dir
 from qlora_repro.config.registry import WITHOUT_DOUBLE_QUANT
 from qlora_repro.config.schema import RunConfig, setting_types
+from qlora_repro.config.unread import unread_settings
 from qlora_repro.config.validate import parse_config
-from qlora_repro.console import print_error, say
+from qlora_repro.console import open_closed_streams, print_error, say
 from qlora_repro.distributed.environment import rank
 from qlora_repro.errors import ConfigError, QloraError
 from qlora_repro.records import FAILURES, CellState
@@ -60,6 +62,7 @@ def run_command(main: Callable[[], None]) -> int:
     Args:
         main: Hydra's entry point, which calls `run_job` for each cell.
     """
+    open_closed_streams()
     # Started in the background by a script, a process would ignore the signal and run on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_user_config_dir(sys.argv[1:])
@@ -138,13 +141,14 @@ def _run_sweep_cell(cfg: DictConfig, overrides: list[str], *, folder: Path, numb
     )
     written = cells.overridden_keys(overrides)
     try:
-        run_cfg = _parse_config(cfg, written=written - {"dq"})
+        run_cfg = _parse_config(cfg, written=cells.required_keys(HydraConfig.get()) - {"dq"})
     except QloraError as error:
         outcome = CellOutcome(state=CellState.REFUSED, why=str(error))
         _print_failure(outcome, f"{record.title}: ")
         cells.write_record(folder, replace(record, why=outcome.why), name="refused")
         return
-    name, record = cells.cell_identity(run_cfg), replace(record, config=asdict(run_cfg))
+    name, read_overrides = cells.cell_identity(run_cfg), cells.drop_unread(overrides, run_cfg)
+    record = replace(record, overrides=read_overrides, config=asdict(run_cfg))
     if why := _why_not_begun(run_cfg, folder):
         cells.write_record(folder, replace(record, state=CellState.NOT_BEGUN, why=why), name=name)
         return
@@ -162,7 +166,7 @@ def _run_sweep_cell(cfg: DictConfig, overrides: list[str], *, folder: Path, numb
     cells.write_record(folder, running, name=name)
     # A search goes by the score of each of its cells, and so waits for one that another works on.
     waits = HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic"
-    outcome = run_cell(run_cfg, rerun=cells.format_command(overrides), wait=waits)
+    outcome = run_cell(run_cfg, rerun=cells.format_command(read_overrides), wait=waits)
     if outcome.state == CellState.BUSY:
         say("another process is working on this cell; it is taken up again after the others")
     if outcome.state in FAILURES:
@@ -193,9 +197,9 @@ def _why_folded(cfg: RunConfig, written: set[str]) -> str:
         return f": {_why_without_dq(cfg)}"
     if "lora" in written and cfg.full_finetuning:
         return ": full fine-tuning has no adapters to place"
-    if "dtype.blocksize" in written and not cfg.quantized:
-        return f": dtype={cfg.dtype.name} has no blocks"
-    return ""
+    unread = unread_settings(cfg)
+    names = sorted(written & unread.keys())
+    return f": {names[0]} is not read with this {unread[names[0]]}" if names else ""
 
 
 def _why_without_dq(cfg: RunConfig) -> str:
@@ -292,17 +296,20 @@ def compose_once() -> Iterator[None]:
     launcher's workers compose for themselves.
     """
     compose, read = ConfigLoaderImpl.load_sweep_config, ConfigRepository.load_config
+    check = Sweeper.validate_batch_is_legal
     composed: dict[tuple[str, ...], DictConfig] = {}
     files: dict[tuple[str, ...], ConfigResult | None] = {}
 
     def load_sweep_config(
         self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        cell = tuple(sweep_overrides)
-        if cell in composed:
-            return composed.pop(cell)  # whoever runs the cell may change it
-        composed[cell] = compose(self, master_config, sweep_overrides)
-        return composed[cell]
+        cell = composed.pop(tuple(sweep_overrides), None)  # whoever runs it may change it
+        return compose(self, master_config, sweep_overrides) if cell is None else cell
+
+    def validate_batch_is_legal(self: Any, batch: Sequence[Sequence[str]]) -> None:
+        for overrides in batch:
+            cell = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            composed[tuple(overrides)] = cell
 
     def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
         name = config_path, *(source.path for source in self.sources)
@@ -310,10 +317,12 @@ def compose_once() -> Iterator[None]:
             files[name] = read(self, config_path)
         return deepcopy(files[name])  # composing changes it
 
+    Sweeper.validate_batch_is_legal = validate_batch_is_legal  # type: ignore[method-assign]
     ConfigLoaderImpl.load_sweep_config = load_sweep_config  # type: ignore[method-assign]
     ConfigRepository.load_config = load_config  # type: ignore[method-assign]
     try:
         yield
     finally:
+        Sweeper.validate_batch_is_legal = check  # type: ignore[method-assign]
         ConfigLoaderImpl.load_sweep_config = compose  # type: ignore[method-assign]
         ConfigRepository.load_config = read  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ once, in the process that starts it, and every cell carries the answer.
 
 import math
 import os
+import sys
 import textwrap
 from datetime import datetime
 from functools import cache
@@ -129,9 +130,15 @@ def list_options(group: str) -> str:
     return text.replace("\n", "\n" + " " * 14)
 
 
+def list_overrides() -> list[str]:
+    """Return the overrides of this process's command line: in a sweep's cells, of the sweep's."""
+    return [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+
+
 OmegaConf.register_new_resolver("options", list_options, replace=True)
 OmegaConf.register_new_resolver("published_dtype", published_dtype, replace=True)
 OmegaConf.register_new_resolver("steps", count_steps, replace=True)
 # Cached: the answer travels with a sweep's configuration to its workers, on other machines too.
 OmegaConf.register_new_resolver("native_dtype", native_dtype, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("command_line", list_overrides, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("sweep_id", make_sweep_id, use_cache=True, replace=True)

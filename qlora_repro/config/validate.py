@@ -37,6 +37,7 @@ from qlora_repro.config.registry import (
 )
 from qlora_repro.config.resolvers import AUTO, count_steps, resolve_compute_dtype
 from qlora_repro.config.schema import RunConfig, names_template_file, setting_types
+from qlora_repro.config.unread import refuse_unread
 from qlora_repro.distributed.environment import sharding_launcher, world_size
 from qlora_repro.errors import ConfigError
 
@@ -123,8 +124,8 @@ def _empty_config() -> DictConfig:
 def check_config(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
     """Refuse what cannot be run; resolve what is only a default.
 
-    `written` holds the settings that the user wrote: `dq=true` with a 16-bit dtype is an error when
-    it was written and is dropped when it is only the default.
+    `written` holds the settings that the user wrote: one that the chosen options do not read is an
+    error then, and so is `dq=true` with a 16-bit dtype, which is dropped where it is the default.
     """
     for check in (
         _check_auto,
@@ -150,6 +151,7 @@ def check_config(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
                 "quantization constants; drop dq=true or choose dtype=nf4"
             )
         cfg.dq = False
+    refuse_unread(cfg, written)
     check_stage_settings(cfg)
     return cfg
 

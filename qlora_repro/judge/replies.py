@@ -1,8 +1,9 @@
 """Replies on disk: appended and synced before they are used, found again by the whole request.
 
 A file of JSON lines. A line counts once its line break is written: a process that is killed while
-it writes leaves an incomplete last line, which the next process cuts off. Lines that come during
-one sync share the next.
+it writes leaves an incomplete last line, which the next process cuts off. Each ends with the digest
+of what it says; one that says something else by now is named, and what it held is asked anew. Lines
+that come during one sync share the next.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from qlora_repro.console import note, say
 from qlora_repro.errors import StoreError
 
 FILE = "replies.jsonl"
+SEAL = b', "sha256": "%b"}'  # how a line ends; lines of earlier versions end without
+SEAL_BYTES = len(SEAL % (b"0" * 64))
 LOCK = ".replies.lock"
 
 
@@ -43,8 +46,8 @@ class Journal:
         self._sync_task: asyncio.Task[None] | None = None
 
     def append(self, row: bytes) -> asyncio.Future[None]:
-        """Write a row of JSON at once; return a future that is done once it is synced to disk."""
-        self._file.write(row + b"\n")
+        """Write an object of JSON at once; return a future that is done once it is on the disk."""
+        self._file.write(_seal(row) + b"\n")
         self._file.flush()
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(synced)
@@ -75,9 +78,13 @@ class ReplyStore:
 
     def __init__(self, folder: Path) -> None:
         self._journal = Journal(folder / FILE)
-        self._replies: dict[str, dict[str, Any]] = {
-            row["key"]: row["response"] for row in self._journal.rows
-        }
+        self._replies: dict[str, dict[str, Any]] = {}
+        for row in self._journal.rows:
+            key, response = row.get("key"), row.get("response")
+            if not isinstance(key, str) or not isinstance(response, dict):
+                note(f"{folder / FILE}: a line is no reply to a request; left out")
+            elif self._replies.setdefault(key, response) != response:
+                note(f"{folder / FILE}: request {key[:12]} has two replies; the first counts")
         self._journal.rows = []  # the requests in them are not needed again
 
     def __contains__(self, key: str) -> bool:
@@ -140,10 +147,32 @@ def _read_complete_rows(path: Path) -> list[dict[str, Any]]:
         with path.open("rb+") as file:
             file.truncate(len(complete))
             os.fsync(file.fileno())
-    try:
-        return [json.loads(line) for line in complete.splitlines()]
-    except ValueError as error:
+    lines = complete.splitlines()
+    rows = [_read_line(line) for line in lines]
+    for number, row in enumerate(rows, 1):
+        if row is None:
+            note(f"{path}: line {number} holds other bytes than were written; left out")
+    if lines and not any(rows):
         raise StoreError(
-            f"{path} holds a line that is not JSON, so something else wrote to it; move the file "
-            "away to ask anew"
-        ) from error
+            f"{path} holds no line that is JSON as it was written, so something else wrote to it; "
+            "move the file away to ask anew"
+        )
+    return [row for row in rows if row is not None]
+
+
+def _seal(row: bytes) -> bytes:
+    """Return an object of JSON with the digest of its bytes as its last entry."""
+    content = row.removesuffix(b"}")
+    return content + SEAL % hashlib.sha256(content).hexdigest().encode()
+
+
+def _read_line(line: bytes) -> dict[str, Any] | None:
+    """Return the object of a line; None for one that is none, or not the one that was written."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    digest = row.pop("sha256", None)
+    return row if digest is None or _seal(line[:-SEAL_BYTES] + b"}") == line else None

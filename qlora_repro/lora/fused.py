@@ -69,10 +69,10 @@ class LoraProduct(torch.autograd.Function):
 
 def multiply_base(base: nn.Module, x: Tensor) -> Tensor:
     """Return x W' and its bias for x (N, in): (N, out)."""
-    if isinstance(base, Linear4bit) and len(x) > 1:  # for one row bitsandbytes has a kernel
-        packed, state = _packed_weight(base)
-        if fits_one_pass(packed, state):
-            return nn.functional.linear(x, dequantize_in_one_pass(packed, state), base.bias)
+    # for one row bitsandbytes has a kernel
+    if isinstance(base, Linear4bit) and len(x) > 1 and fits_one_pass(*_packed_weight(base)):
+        bias = None if base.bias is None else base.bias.to(x.dtype)
+        return nn.functional.linear(x, dense_weight(base, x.dtype), bias)
     y: Tensor = base(x)
     return y
 

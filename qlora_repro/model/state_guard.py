@@ -18,7 +18,7 @@ def preserve_model_state(model: nn.Module, tokenizer: Any) -> Iterator[None]:
     """Run the body in eval mode without gradients, then put everything back.
 
     Covered: the training mode of every module, requires_grad, the model's and its generation
-    configuration, the tokenizer's padding, and the random states of python, numpy and torch.
+    configuration, the tokenizer's settings, and the random states of python, numpy and torch.
     """
     modes = [(module, module.training) for module in model.modules()]
     trained = [(weight, weight.requires_grad) for weight in model.parameters()]
@@ -27,9 +27,8 @@ def preserve_model_state(model: nn.Module, tokenizer: Any) -> Iterator[None]:
         for part in (getattr(model, "config", None), getattr(model, "generation_config", None))
         if part is not None
     ]
-    padding = {name: getattr(tokenizer, name, None) for name in TOKENIZER_STATE}
     try:
-        with preserve_random_states(), torch.no_grad():
+        with preserve_random_states(), preserve_tokenizer(tokenizer), torch.no_grad():
             model.eval()
             yield
     finally:
@@ -40,9 +39,23 @@ def preserve_model_state(model: nn.Module, tokenizer: Any) -> Iterator[None]:
         for part, state in configs:
             part.__dict__.clear()
             part.__dict__.update(state)
-        for name, value in padding.items():
+
+
+@contextmanager
+def preserve_tokenizer(tokenizer: Any) -> Iterator[None]:
+    """Restore a tokenizer's settings afterwards: those of its Rust backend are saved with it."""
+    settings = {name: getattr(tokenizer, name, None) for name in TOKENIZER_STATE}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
+    try:
+        yield
+    finally:
+        for name, value in settings.items():
             if getattr(tokenizer, name, None) != value:
                 setattr(tokenizer, name, value)
+        if backend is not None:
+            backend.enable_padding(**padding) if padding else backend.no_padding()
+            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
 
 
 @contextmanager

@@ -34,10 +34,10 @@ if find_spec("triton") is not None:  # it comes with torch for CUDA
     ):
         """Write the weights of `n_bytes` packed bytes: two a byte, the first in its high half."""
         start = tl.program_id(0).to(tl.int64) * n_bytes
-        places = start + tl.arange(0, n_bytes)
-        inside = places * 2 < n_weights
-        codes = tl.load(packed + places, mask=inside, other=0)
-        block = (places * 2) // blocksize
+        byte_index = start + tl.arange(0, n_bytes)
+        inside = byte_index * 2 < n_weights
+        codes = tl.load(packed + byte_index, mask=inside, other=0)
+        block = (byte_index * 2) // blocksize
         scale_code = tl.load(absmax_codes + block, mask=inside, other=0).to(tl.int32)
         scale = tl.load(absmax_scales + block // absmax_blocksize, mask=inside, other=0.0)
         absmax = tl.load(absmax_codebook + scale_code) * scale + tl.load(absmax_mean)

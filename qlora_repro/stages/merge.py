@@ -1,5 +1,6 @@
 """Merge the adapter into a 16-bit copy of the dequantized base; say how far the logits moved."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def measure_logit_shift(model: Any, merged: nn.Module, tokenizer: Any) -> LogitS
     )
 
 
-def run_merge(session: ModelSession) -> Path:
+def run_merge(session: ModelSession, check_held: Callable[[], object] = bool) -> Path:
     """Write the merged 16-bit model beside the adapter; return its folder and say what it cost."""
     loaded = session.tuned()
     model, folder = loaded.model, session.folder / MERGED
@@ -106,7 +107,7 @@ def run_merge(session: ModelSession) -> Path:
         loaded.tokenizer.save_pretrained(target)
 
     with silence_transformers():
-        save_atomically(save, folder)
+        save_atomically(save, folder, check_held)
     message = f"merged 16-bit model: {folder}"
     if not base.config.is_encoder_decoder and base.get_output_embeddings() is not None:
         shift = measure_logit_shift(model, merged, loaded.tokenizer)

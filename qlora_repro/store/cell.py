@@ -1,13 +1,13 @@
 """What the store has of a cell: the files that each stage leaves, and which stages are missing."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.errors import ConfigError, StoreError
+from qlora_repro.errors import Busy, ConfigError, StoreError
 from qlora_repro.store.integrity import describe_incomplete, is_complete
 from qlora_repro.store.provenance import changed_versions
 from qlora_repro.store.run_id import run_id_of, run_name, stage_digest
@@ -47,6 +47,12 @@ class Cell:
         with self.folder.locked(wait=wait):
             self.folder.remove(FAILURE)  # it is tried again
             yield
+
+    def forget_failure(self) -> None:
+        """Drop the note of a failure once all that is asked for is done, unless it is locked."""
+        if (self.folder.path / FAILURE).exists():
+            with suppress(Busy, OSError), self.locked(wait=False):
+                pass
 
     @contextmanager
     def base_locked(self) -> Iterator[None]:

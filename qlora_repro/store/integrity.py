@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ from typing import Any
 CHECKSUMS = "whole.json"
 
 
-def write_atomic(path: Path, text: str, *, sync: bool = True) -> None:
-    """Write a file that is there completely or not at all; with `sync` also after a power cut."""
+def write_atomic(
+    path: Path, text: str, *, sync: bool = True, check: Callable[[], object] = bool
+) -> None:
+    """Write a file that is there completely or not at all; with `sync` also after a power cut.
+
+    Just before it takes its place, `check` may raise: nothing is changed then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -29,7 +34,12 @@ def write_atomic(path: Path, text: str, *, sync: bool = True) -> None:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+        check()
         os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        check()  # whoever took over cleans up after this process
+        raise
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -46,13 +56,13 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_checksummed(path: Path, text: str) -> None:
-    """Write a file atomically, its checksum first."""
+def write_checksummed(path: Path, text: str, check: Callable[[], object] = bool) -> None:
+    """Write a file atomically, its checksum first; `check` as in `write_atomic`."""
     content = text.encode()
     entries = read_checksums(path.parent) or {}
     entries[path.name] = checksum(content)
-    _write_entries(path.parent, entries)
-    write_atomic(path, text)
+    _write_entries(path.parent, entries, check)
+    write_atomic(path, text, check=check)
 
 
 def write_checksums(folder: Path) -> None:
@@ -68,23 +78,33 @@ def write_checksums(folder: Path) -> None:
 
 
 @contextmanager
-def write_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to fill, which then takes the place of `folder`, with checksums."""
-    partial = folder.with_name(f".{folder.name}.part")
+def write_folder(folder: Path, check: Callable[[], object] = bool) -> Iterator[Path]:
+    """Give an empty folder to fill, which then takes the place of `folder`, with checksums.
+
+    Before it does, `check` may raise: nothing is changed then.
+    """
+    partial, before = (
+        folder.with_name(f".{folder.name}.{os.getpid()}.{what}part") for what in ("", "old.")
+    )
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir(parents=True)
     try:
         yield partial
-        for path in partial.iterdir():  # safetensors lets the owner alone read its files
-            path.chmod(0o666 & (partial.stat().st_mode & 0o666))
+        for path in filter(Path.is_file, partial.iterdir()):  # safetensors writes them 0600
+            path.chmod(partial.stat().st_mode & 0o666)
         write_checksums(partial)
         _sync(partial)
+        check()
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, before)
         os.replace(partial, folder)
         _sync(folder.parent)
+    except OSError:
+        check()
+        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for path in (partial, before):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_checksums(folder: Path) -> dict[str, Any] | None:
@@ -138,8 +158,10 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_entries(folder: Path, entries: dict[str, Any]) -> None:
-    write_atomic(folder / CHECKSUMS, json.dumps(entries, indent=1) + "\n")
+def _write_entries(
+    folder: Path, entries: dict[str, Any], check: Callable[[], object] = bool
+) -> None:
+    write_atomic(folder / CHECKSUMS, json.dumps(entries, indent=1) + "\n", check=check)
 
 
 def _describe_truncation(path: Path) -> str | None:

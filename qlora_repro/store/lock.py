@@ -14,17 +14,33 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
+from qlora_repro.console import say
+
 LEASE_SECONDS = 60.0  # every process must use the same
+SECONDS_BETWEEN_WORDS = 10.0
 
 
 @contextmanager
 def hold_lock(path: Path, *, wait: bool) -> Iterator[SoftFileLease | None]:
-    """Hold the lock of this file; give None where another process has it and `wait` is false."""
+    """Hold the lock of this file; give None where another process has it and `wait` is false.
+
+    Who waits says for whom, every ten seconds.
+    """
     lease = SoftFileLease(
         path, lease_duration=LEASE_SECONDS, timeout=-1 if wait else 0, poll_interval=0.1
     )
+    last_word = time.monotonic()
+
+    def say_why() -> bool:
+        nonlocal last_word
+        if time.monotonic() - last_word > SECONDS_BETWEEN_WORDS:
+            last_word = time.monotonic()
+            holder = describe_holder(path) or "a process that is gone"
+            say(f"waiting for {holder}, which has {path.name}")
+        return False  # wait on
+
     try:
-        lease.acquire()
+        lease.acquire(cancel_check=say_why)
     except Timeout:
         yield None
         return
@@ -32,6 +48,15 @@ def hold_lock(path: Path, *, wait: bool) -> Iterator[SoftFileLease | None]:
         yield lease
     finally:
         lease.release()
+
+
+def is_lost(lease: SoftFileLease) -> bool:
+    """Whether another process took a lock over, as when a laptop slept for more than a minute.
+
+    The file is asked: a process that goes on after it stood still must know at once.
+    """
+    owner = lease.owner
+    return owner is None or owner.token != lease.token
 
 
 def describe_holder(path: Path) -> str | None:

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 from filelock import SoftFileLease
 
-from qlora_repro.errors import Busy, StoreError
+from qlora_repro.errors import Busy, StoreError, Superseded
 from qlora_repro.records import PERPLEXITY, CellState
 from qlora_repro.store.integrity import describe_corruption, write_atomic, write_checksummed
-from qlora_repro.store.lock import describe_holder, hold_lock
+from qlora_repro.store.lock import describe_holder, hold_lock, is_lost
 
 FORMAT = 1
 LOCKS = ".claims"  # beside the runs, so that a refused run leaves no folder of its own
@@ -90,6 +90,7 @@ class RunFolder:
 
     def remove(self, *patterns: str) -> None:
         """Delete the files and folders that match."""
+        self.check_held()
         for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -111,9 +112,10 @@ class RunFolder:
             try:
                 yield
             finally:
-                self.lock = None
-                self.remove(PROGRESS)
-                self._remove_empty()
+                held, self.lock = not is_lost(self.lock), None
+                if held:
+                    self.remove(PROGRESS)
+                    self._remove_empty()
 
     def held_by(self) -> str | None:
         """Return the process that works on this run, in words; None when none does."""
@@ -123,16 +125,23 @@ class RunFolder:
     def _lock_path(self) -> Path:
         return self.path.parent / LOCKS / self.path.name
 
-    def _write(self, name: str, text: str) -> None:
-        if self.lock is not None and self.lock.compromise is not None:  # as a laptop slept
-            raise StoreError(
+    def check_held(self) -> None:
+        """Raise Superseded where another process took over a run that this one has locked.
+
+        Whatever changes the folder asks first: files, notes, weights, checkpoints, deletions.
+        """
+        if self.lock is not None and is_lost(self.lock):
+            raise Superseded(
                 f"this process stood still for so long that another one took {self.path} over; "
                 "run the same command again"
             )
-        write_checksummed(self.path / name, text)
+
+    def _write(self, name: str, text: str) -> None:
+        write_checksummed(self.path / name, text, self.check_held)
 
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
-        write_atomic(self.path / name, json.dumps(note, indent=1) + "\n", sync=False)
+        text = json.dumps(note, indent=1) + "\n"
+        write_atomic(self.path / name, text, sync=False, check=self.check_held)
 
     def _remove_empty(self) -> None:
         """Remove what is empty: a run that was refused leaves no folder."""

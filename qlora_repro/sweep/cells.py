@@ -11,6 +11,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from math import prod
@@ -23,6 +24,7 @@ from omegaconf import DictConfig
 
 from qlora_repro.config.paths import config_dir_flags
 from qlora_repro.config.schema import RunConfig, rebuild_config
+from qlora_repro.config.unread import sections_read_by, unread_settings
 from qlora_repro.console import print_error, say
 from qlora_repro.memory.remaining_work import estimate_remaining_work
 from qlora_repro.memory.tables import PlannedCell, build_sweep_table
@@ -37,6 +39,7 @@ from qlora_repro.store.run_id import stage_digest
 from qlora_repro.store.runs import read_note
 from qlora_repro.sweep.run_cell import run_cell
 
+SETS_ANY_SECTION = {"experiments", "method", "scale"}  # groups whose options set other sections
 # What describe_cell has of a cell's settings.
 IN_LABEL = ("model", "dtype", "dq", "lora", "lora.target", "lora.r", "data", "seed")
 
@@ -71,7 +74,12 @@ class CellRecord:
 
 
 def cell_identity(cfg: RunConfig) -> str:
-    """Return what two cells share exactly when they are one."""
+    """Return what two cells share exactly when they are one, whatever they do not read."""
+    cfg = deepcopy(cfg)
+    for name in unread_settings(cfg):
+        section, _, field_name = name.partition(".")
+        if "." not in field_name:
+            setattr(getattr(cfg, section), field_name, None)
     return "".join(stage_digest(cfg, stage)[:6] for stage in STAGES)
 
 
@@ -122,6 +130,10 @@ def rerun_commands(cells: Sequence[Sequence[str]]) -> list[str]:
 
 class SweepReport(Callback):
     """Ends a sweep: busy cells once more, the tables of results and failures, the exit code."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Take the overrides of the sweep, which Hydra resolved here for all of its cells."""
+        self.command = command
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Run the busy cells again, show the tables; SystemExit with 1 when a cell failed."""
@@ -220,3 +232,24 @@ def overridden_keys(overrides: Sequence[str]) -> set[str]:
     """Return the settings that the user wrote."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {str(override.key_or_group) for override in parsed}
+
+
+def required_keys(hydra: Any) -> set[str]:
+    """Return the settings on a sweep's command line that every cell must read.
+
+    Those whose readers an axis chooses are read by some cells only.
+    """
+    params = [f"{name}={value}" for name, value in (hydra.sweeper.params or {}).items()]
+    command = list(hydra.callbacks.sweep.command)
+    parsed = OverridesParser.create().parse_overrides([*params, *command])
+    axes = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    if axes & SETS_ANY_SECTION:
+        return set()
+    chosen = axes | {section for axis in axes for section in sections_read_by(axis)}
+    return {key for key in overridden_keys(command) if key.partition(".")[0] not in chosen}
+
+
+def drop_unread(overrides: Sequence[str], cfg: RunConfig) -> list[str]:
+    """Return a cell's overrides without those that it does not read, which alone are refused."""
+    unread = {*unread_settings(cfg), *([] if cfg.dq else ["dq"])}
+    return [override for override in overrides if not overridden_keys([override]) & unread]

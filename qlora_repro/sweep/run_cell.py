@@ -15,6 +15,7 @@ from qlora_repro.errors import (
     OutOfMemory,
     QloraError,
     StoreError,
+    Superseded,
     is_out_of_memory,
 )
 from qlora_repro.pipeline import check_stages, run_stages
@@ -59,9 +60,10 @@ def run_cell(cfg: RunConfig, *, rerun: str, wait: bool = True) -> CellOutcome:
         cell = find_cell(cfg, store)
         cell.check_folders()
         if not cell.missing_stages():
+            cell.forget_failure()
             return CellOutcome(state=CellState.IN_STORE, result=report_stored(cell))
         return CellOutcome(state=CellState.DONE, result=run_stages(cfg, wait=wait))
-    except Busy as error:
+    except (Busy, Superseded) as error:  # the run, and the note of its failure, are another's
         return CellOutcome(state=CellState.BUSY, why=str(error))
     except Exception as error:  # noqa: BLE001  # one cell's failure must not end the others
         outcome = describe_error(error)

@@ -57,11 +57,20 @@ def _describe_other_run(checkpoint: Path) -> str | None:
 
 
 class CheckpointRotation(TrainerCallback):
-    """Mark each checkpoint as complete once it is on the disk, and only then delete older ones."""
+    """Mark each checkpoint as complete once it is on the disk, and only then delete older ones.
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    Before a checkpoint is written and before it is marked, `check` may raise, as it does where
+    another process took the run over.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, check: Callable[[], object] = bool) -> None:
         self.folder = folder
         self.keep = keep
+        self.check = check
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Ask whether the run is still this process's."""
+        self.check()
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Sync, mark and prune: on rank 0, once every rank has written its part."""
@@ -69,6 +78,7 @@ class CheckpointRotation(TrainerCallback):
             distributed.barrier()
         if rank() > 0:
             return
+        self.check()
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
         (checkpoint / RUN_NAME).write_text(self.folder.parent.name, encoding="utf-8")
         write_checksums(checkpoint)
@@ -113,7 +123,9 @@ def _is_disk_full(error: Exception, folder: Path) -> bool:
     return any(word in message for word in CUT_OFF) and shutil.disk_usage(existing).free < 1 << 20
 
 
-def save_atomically(save: Callable[[Path], object], folder: Path) -> None:
-    """Write a folder whole or not at all: `save` fills one beside it, which then moves."""
-    with explain_full_disk(folder.parent / CHECKPOINTS), write_folder(folder) as part:
+def save_atomically(
+    save: Callable[[Path], object], folder: Path, check: Callable[[], object] = bool
+) -> None:
+    """Write a folder whole or not at all: `save` fills one beside it, which moves after `check`."""
+    with explain_full_disk(folder.parent / CHECKPOINTS), write_folder(folder, check) as part:
         save(part)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -113,6 +113,7 @@ class TrainingInputs:
     folder: Path  # checkpoints go here
     callbacks: Sequence[TrainerCallback] = ()
     attention: str = "auto"  # sdpa: packed rows are kept apart by a mask
+    check_held: Callable[[], object] = bool  # raises where another process took the run over
 
 
 def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -> TrainResult:
@@ -153,7 +154,7 @@ def train_model(model: nn.Module, inputs: TrainingInputs, *, cfg: TrainConfig) -
         lengths=list(map(len, ordered)),
         dropouts=install_row_dropout(model, length=max(map(len, rows))),
     )
-    rotation = CheckpointRotation(folder, keep=cfg.keep_checkpoints)
+    rotation = CheckpointRotation(folder, keep=cfg.keep_checkpoints, check=inputs.check_held)
     trainer = Trainer(
         model,
         build_arguments(cfg, inputs, optim=optim, device=device, numerics=numerics),

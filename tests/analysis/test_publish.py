@@ -114,13 +114,24 @@ def test_what_is_published_names_no_path_of_the_machine_that_ran_it(
         assert read_json(published / "manifest.json")["model"]["path"] == "~/.cache/weights"
 
 
-def test_torn_records_are_not_published(
+def test_a_bad_run_is_named_and_left_out_whole_and_the_others_are_published(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = next(results.glob("*nf4*/answers-*.jsonl"))
     path.write_bytes(path.read_bytes()[:-3])
-    assert main(["publish", "--results", str(results), "--out", str(tmp_path / "out")]) == 1
-    assert "is cut off in the middle of a line" in capsys.readouterr().err
+    (results / "small-int4-False" / "manifest.json").write_text("[]")
+    out = tmp_path / "out"
+    assert main(["publish", "--results", str(results), "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert f"{path.parent.name}: left out, it cannot be read" in said.out
+    assert "is cut off in the middle of a line" in " ".join(said.out.split())
+    assert f"small-int4-False, {path.parent.name}" in said.err
+    assert set(read_files(out)) == {"small-bf16-False"}
+
+
+def test_the_projects_evidence_is_written_to_when_it_is_named(results: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["publish", "--results", str(results)])
 
 
 def test_a_run_whose_training_did_not_end_is_left_out(

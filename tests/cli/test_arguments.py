@@ -3,12 +3,16 @@
 import string
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from hypothesis import example, given
 from hypothesis import strategies as some
@@ -38,15 +42,19 @@ def test_a_cell_that_was_checked_is_not_composed_again(monkeypatch: pytest.Monke
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
         monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+        sweeper = cast(
+            Any, SimpleNamespace(config=master, hydra_context=Mock(config_loader=loader))
+        )
         before = ConfigLoaderImpl.load_sweep_config
         with compose_once():
             cells = [["seed=0"], ["seed=1"]]
-            checked = [loader.load_sweep_config(master, words) for words in cells]
+            Sweeper.validate_batch_is_legal(sweeper, [*cells, cells[0]])
+            assert len(composed) == 2  # a repeated cell once
             run = [loader.load_sweep_config(master, words) for words in cells]
             assert [cfg.seed for cfg in run] == [0, 1]
-            assert all(a is b for a, b in zip(checked, run, strict=True))
             assert len(composed) == 2
-            loader.load_sweep_config(master, cells[0])  # run again, as by another sweep
+            again = loader.load_sweep_config(master, cells[0])  # a cell may change its own
+            assert again is not run[0]
             assert len(composed) == 3
         assert ConfigLoaderImpl.load_sweep_config is before
 

@@ -51,8 +51,8 @@ def tuned(root: Path) -> Path:
 
 
 def trained(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((tuned(root) / "train.json").read_text())
-    return found
+    record: dict[str, Any] = json.loads((tuned(root) / "train.json").read_text())
+    return record
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +69,10 @@ def assert_the_same_records(many: Path, alone: Path) -> None:
     assert [path.name for path in folders(many)] == [path.name for path in folders(alone)]
     for one, other in zip(folders(alone), folders(many), strict=True):
         assert {path.name for path in other.iterdir()} == {path.name for path in one.iterdir()}
-        for found in compare_runs(one, other):
-            if not found.file.startswith("adapter"):  # by digest: sums in another order differ
-                assert found.others == 0, found
-                assert found.largest < CLOSE, found
+        for comparison in compare_runs(one, other):
+            if not comparison.file.startswith("adapter"):  # by digest: another order of sums
+                assert comparison.others == 0, comparison
+                assert comparison.largest < CLOSE, comparison
 
 
 def assert_the_same_run(many: Path, alone: Path, **differing: Any) -> None:
@@ -133,7 +133,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[Any] = []
-    load, shard, divide = session.load_base, training.shard_model, fsdp.fully_shard
+    load, shard, divide = session.load_base, fsdp.shard_model, fsdp.fully_shard
 
     def loading(*words: Any, **named: Any) -> Any:
         with (tmp_path / "read").open("a") as file:
@@ -152,7 +152,7 @@ def test_rank_0_alone_reads_a_base_and_the_others_hold_a_block_beside_their_shar
         return divide(module, **named)
 
     monkeypatch.setattr(session, "load_base", loading)
-    monkeypatch.setattr(training, "shard_model", sharding)
+    monkeypatch.setattr(fsdp, "shard_model", sharding)
     monkeypatch.setattr(fsdp, "fully_shard", dividing)
     ranks = Ranks(tmp_path, *TRAINS, "train=fsdp", "train.max_steps=2")
     assert ranks.end() == {0: 0, 1: 0}, ranks.output(0)
@@ -196,20 +196,20 @@ def test_a_divided_base_is_scored_and_asked_by_all_processes_and_answers_as_a_wh
         noted = (tmp_path / f"rank {rank}").read_text()
         assert noted == "evaluate_model True\n" * 2 + "generate_answers True\n"
     for one, other in zip(folders(alone), folders(many), strict=True):
-        differing = [found for found in compare_runs(one, other) if found.largest >= CLOSE]
-        assert [found.file for found in differing if not found.file.startswith("adapter")] == []
+        differing = [file.file for file in compare_runs(one, other) if file.largest >= CLOSE]
+        assert [name for name in differing if not name.startswith("adapter")] == []
         assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
 def counted(tmp_path: Path) -> dict[str, dict[str, int]]:
     """Return how much each process was asked, by process and kind of question."""
-    found: dict[str, dict[str, int]] = {}
+    asked: dict[str, dict[str, int]] = {}
     for path in tmp_path.glob("asked of *"):
-        counts = found.setdefault(path.name.removeprefix("asked of "), {})
+        counts = asked.setdefault(path.name.removeprefix("asked of "), {})
         for line in path.read_text().splitlines():
             kind, number = line.split()
             counts[kind] = counts.get(kind, 0) + int(number)
-    return found
+    return asked
 
 
 def test_processes_that_each_hold_the_model_share_its_questions_and_answer_as_one(
@@ -312,7 +312,7 @@ def test_a_sweep_runs_each_cell_in_all_processes_and_rank_0_alone_tracks_and_spe
     assert ranks.output(0).count("step 2/2") == 2
     assert ranks.output(1) == ""
     done = [json.loads(path.read_text()) for path in tmp_path.rglob("train.json")]
-    assert [found["processes"] for found in done] == [2, 2]
+    assert [record["processes"] for record in done] == [2, 2]
     assert (tmp_path / "tracked").read_text() == "rank 0\n" * 2
 
 
@@ -351,9 +351,9 @@ def assert_taken_up(
         codes = ranks.end()
     assert codes[1] == -signal.SIGKILL
     assert codes[0] > 0
-    said = re.findall(r"^error: .*", ranks.output(0) + ranks.output(1), flags=re.MULTILINE)
-    assert len(said) == 1
-    assert "the same command goes on from the last checkpoint" in said[0]
+    errors = re.findall(r"^error: .*", ranks.output(0) + ranks.output(1), flags=re.MULTILINE)
+    assert len(errors) == 1
+    assert "the same command goes on from the last checkpoint" in errors[0]
     again = Ranks(tmp_path, *TRAINS, *words)
     assert again.end() == {0: 0, 1: 0}, again.output(0)
     assert trained(tmp_path)["resumed_from"] == 2
@@ -394,15 +394,15 @@ def test_a_failed_cell_ends_a_sweep_whose_processes_lost_each_other(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["train.micro_batch_size=8"], "write train.micro_batch_size=4 or a divisor of it"),
         (["train.max_stps=3"], "there is no setting 'train.max_stps'"),
     ],
 )
-def test_what_is_refused_is_refused_once(words: list[str], said: str, tmp_path: Path) -> None:
+def test_what_is_refused_is_refused_once(words: list[str], sentence: str, tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, *TRAINS, *words)
     assert ranks.end()[0] == 1
     both = ranks.output(0) + ranks.output(1)
     assert both.count("\n") == both.count("error: ") == 1
-    assert said in both
+    assert sentence in both

@@ -32,8 +32,8 @@ def trials(folder: Path) -> list[tuple[int, dict[str, Any], float | None, str]]:
     storage = JournalStorage(JournalFileBackend(str(folder / "outputs" / "optuna.jsonl")))
     studies = storage.get_all_studies()
     assert len(studies) < 2
-    found = [load_study(study_name=study.study_name, storage=storage) for study in studies]
-    return [(t.number, t.params, t.value, t.state.name) for study in found for t in study.trials]
+    loaded = [load_study(study_name=study.study_name, storage=storage) for study in studies]
+    return [(t.number, t.params, t.value, t.state.name) for study in loaded for t in study.trials]
 
 
 def at_trial(folder: Path, number: int) -> bool:
@@ -100,9 +100,9 @@ def test_a_killed_search_goes_on_from_its_storage_to_the_trials_of_one_that_was_
 def test_a_trial_without_a_score_is_counted_and_not_a_number(tmp_path: Path) -> None:
     run = fork(tmp_path, *TINY, "train.lr=inf,0.01", "hydra.sweeper.trials=3")
     assert run.end() == 1
-    found = trials(tmp_path)
-    assert {params["train.lr"]: state for _, params, _, state in found}["inf"] == "FAIL"
-    assert all((value is None) == (state == "FAIL") for *_, value, state in found)
+    scored = trials(tmp_path)
+    assert {params["train.lr"]: state for _, params, _, state in scored}["inf"] == "FAIL"
+    assert all((value is None) == (state == "FAIL") for *_, value, state in scored)
     assert "of them without a score" in run.output
 
 

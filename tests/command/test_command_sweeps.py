@@ -34,11 +34,22 @@ def test_a_sweep_ends_with_one_table_row_a_cell(five: Outcome) -> None:
     assert held == ["bf16", "nf4 + dq", "nf4", "fp4 + dq", "fp4"]
 
 
-def test_blocks_of_a_16_bit_type_fold_and_the_sweep_says_why(tmp_path: Path) -> None:
-    words = ["model=tiny", "stages=[plan]", "-m", "dtype=bf16", "dtype.blocksize=32,64"]
+def test_an_axis_that_a_cell_does_not_read_folds_and_the_sweep_says_why(tmp_path: Path) -> None:
+    words = ["model=tiny", "stages=[plan]", "-m", "dtype=bf16,nf4", "dtype.blocksize=32,64"]
     outcome = run_command(tmp_path, *words)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.count("folded into an earlier cell: dtype=bf16 has no blocks") == 1
+    assert outcome.out.count("folded into an earlier cell") == 1
+    assert ": dtype.blocksize is not read with this dtype.name\n" in outcome.out
+
+
+def test_a_setting_that_no_cell_reads_is_refused_and_a_repeated_word_folds(tmp_path: Path) -> None:
+    words = ["model=tiny", "stages=[plan]", "-m", "seed=0,0,1"]
+    outcome = run_command(tmp_path, *words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("folded into an earlier cell") == 1
+    refused = run_command(tmp_path, *words, "model.path=DIR")
+    assert refused.code == 1
+    assert "model.path is not read where model.source is random" in refused.err
 
 
 def test_a_cell_that_fails_does_not_stop_the_sweep_which_says_so_and_fails(tmp_path: Path) -> None:

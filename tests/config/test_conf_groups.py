@@ -1,5 +1,6 @@
 """Every group of conf/ has one `_base`, and its options state only what differs from it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,11 @@ def test_an_option_starts_from_the_base_and_repeats_nothing_of_it(path: Path) ->
     for name in own.keys() & {"tuned"}:
         repeated |= {k for k, value in own[name].items() if value == above[name][k]}
     assert not repeated
+
+
+def test_rows_are_drawn_by_the_run_s_seed_unless_they_are_held(
+    configured: Callable[..., RunConfig],
+) -> None:
+    drawn, held = (configured("model=tiny", "seed=3", *words) for words in ((), ("data.seed=0",)))
+    assert (drawn.seed, drawn.data.seed) == (3, 3)
+    assert (held.seed, held.data.seed) == (3, 0)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 
 import pytest
 from transformers.trainer_utils import SchedulerType
@@ -11,6 +12,7 @@ from transformers.training_args import OptimizerNames
 from qlora_repro.config import validate
 from qlora_repro.config.messages import describe_unknown_setting
 from qlora_repro.config.schema import RunConfig, rebuild_config, setting_types
+from qlora_repro.config.unread import READS
 from qlora_repro.errors import ConfigError
 
 Configured = Callable[..., RunConfig]
@@ -173,3 +175,48 @@ def test_a_template_file_that_is_none_is_refused_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"{section}\.template=none\.yaml is not a file"):
         configured(f"{section}.template=none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["model.path=DIR"],
+            "model.path is not read where model.source is embedded, .*model=local",
+        ),
+        (["model.num_labels=2"], "model.num_labels is not read where model.kind is causal"),
+        (["data.path=a.csv"], "data.path is not read where data.kind is procedural, .*data=local"),
+        (["generate.questions=pyproject.toml"], "generate.questions is not read where generate"),
+        (["generate=procedural", "generate.questions=pyproject.toml"], "generate.name is proced"),
+        (["eval.include_path=tests"], "eval.include_path is not read where eval.tasks is"),
+        (["eval=none", "eval.limit=4"], r"eval.limit is not read where eval.tasks is \[\]"),
+        (["eval.perplexity_window=64"], "eval.perplexity_window is not read where eval.perplexity"),
+        (["judge.client.timeout=3"], "judge.client.* is not read where judge.kind is none"),
+        (["judge=reference", "judge.model=gpt-4"], "judge.model is not read where judge.kind is r"),
+        (["lora=none", "dtype=bf16", "lora.r=4"], "lora.r is not read where lora.target is none"),
+        (
+            ["dtype=bf16", "dtype.blocksize=32"],
+            "dtype.blocksize is not read where dtype.name is bf",
+        ),
+        (
+            ["dtype=int8", "dtype.blocksize=32"],
+            "dtype.blocksize is not read where dtype.name is in",
+        ),
+        (["dq=false", "dtype.scales=dynamic8"], "dtype.scales is not read where dq is false"),
+        (["train=none", "train.lr=0.1"], "train.lr is not read where train.max_steps is 0"),
+        (["tracker.project=mine"], "tracker.project is not read where tracker.name is none"),
+    ],
+)
+def test_a_setting_that_the_chosen_option_does_not_read_is_refused(
+    words: list[str], why: str, configured: Configured
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        configured(*words)
+
+
+def test_every_declaration_names_settings_that_there_are() -> None:
+    patterns = {name for of in READS.values() for names in of.values() for name in names.split()}
+    names = setting_types()
+    assert READS.keys() <= names.keys() | {"dq"}
+    for pattern in patterns:
+        assert any(fnmatchcase(name, pattern) for name in names), pattern

@@ -47,10 +47,10 @@ def test_every_table_and_figure_has_a_preset_and_a_smaller_twin() -> None:
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name not in LARGE + ELSEWHERE])
 def test_every_cell_of_a_preset_composes_and_parses(preset: str) -> None:
-    found = [cfg for _, cfg in cells(preset, "paper")]
-    assert found
+    configs = [cfg for _, cfg in cells(preset, "paper")]
+    assert configs
     if preset in OF_THE_PAPER:
-        are_the_papers(found)
+        are_the_papers(configs)
 
 
 @pytest.mark.parametrize("preset", LARGE)
@@ -64,9 +64,9 @@ def test_every_cell_of_a_large_preset_composes_and_parses(preset: str) -> None:
     are_the_papers([cfg for _, cfg in cells(preset, "paper")])
 
 
-def are_the_papers(found: list[RunConfig]) -> None:
+def are_the_papers(configs: list[RunConfig]) -> None:
     """No cell at the paper's scale has a model, or a word of one, that stands in for another."""
-    for cfg in found:
+    for cfg in configs:
         assert cfg.model.name.startswith(PAPER), cfg.model.name
         assert (cfg.note, cfg.label) == (None, cfg.model.name)
 
@@ -75,9 +75,9 @@ def are_the_papers(found: list[RunConfig]) -> None:
 def test_every_cell_of_a_twin_runs_on_the_embedded_model_and_is_said_to_stand_in(
     preset: str,
 ) -> None:
-    found = [cfg for _, cfg in cells(preset, "small")]
-    assert found
-    for cfg in found:
+    configs = [cfg for _, cfg in cells(preset, "small")]
+    assert configs
+    for cfg in configs:
         assert cfg.model.source == "embedded"
         assert cfg.data.path is None or cfg.stages == ["plan"] or not cfg.train.max_steps
         assert cfg.train.max_steps <= 240  # minutes, at a few seconds a step

@@ -72,8 +72,54 @@ def test_a_file_that_something_else_wrote_to_is_refused(
     configured: Configured, tmp_path: Path
 ) -> None:
     (tmp_path / FILE).write_text("no json\n")
-    with pytest.raises(StoreError, match="not JSON"):
+    with pytest.raises(StoreError, match="no line that is JSON"):
         judge_openai([match()], settings(configured), tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 0.999])
+def test_a_reply_with_a_flipped_bit_is_named_and_asked_anew(
+    place: float, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda asked: completion()) as server:
+        cfg = settings(configured, "client.concurrency=1", base_url=server.url)
+        before = judge_openai(MATCHES[:3], cfg, tmp_path)
+        content = bytearray((tmp_path / FILE).read_bytes())
+        start = content.index(b"\n") + 1
+        content[start + int(place * (content.index(b"\n", start) - start))] ^= 1
+        (tmp_path / FILE).write_bytes(content)
+        assert judge_openai(MATCHES[:3], cfg, tmp_path) == before
+        assert judge_openai(MATCHES[:3], cfg, tmp_path) == before  # and once is enough
+    assert "line 2 holds other bytes than were written" in capsys.readouterr().out
+    assert sorted(server.times.values()) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"key": "a"}', '{"key": 1, "response": {}}', "5"])
+def test_a_line_that_is_no_reply_is_named_and_left_out(
+    line: str, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda asked: completion()) as server:
+        cfg = settings(configured, base_url=server.url)
+        judge_openai([match()], cfg, tmp_path)
+        with (tmp_path / FILE).open("a") as file:
+            file.write(line + "\n")
+        judge_openai([match()], cfg, tmp_path)
+    assert "left out" in capsys.readouterr().out
+    assert list(server.times.values()) == [1]
+
+
+def test_of_two_replies_to_a_request_the_first_counts(
+    configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda asked: completion()) as server:
+        cfg = settings(configured, base_url=server.url)
+        before = judge_openai([match()], cfg, tmp_path)
+        row = json.loads((tmp_path / FILE).read_bytes())
+        del row["sha256"]  # as an earlier version wrote lines
+        row["response"]["choices"] = []
+        with (tmp_path / FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        assert judge_openai([match()], cfg, tmp_path) == before
+    assert "has two replies; the first counts" in capsys.readouterr().out
 
 
 def test_two_processes_on_one_folder_ask_each_question_once(

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from qlora_repro.lora import fused
 from qlora_repro.lora.fused import CastAdaptersOnce, FusedForward, fuse_lora_layers
 from qlora_repro.quant.bitsandbytes import quantize_in_place
 from qlora_repro.quant.linear_layers import find_quantizable_layers
@@ -54,12 +56,35 @@ def test_outputs_and_gradients_are_those_of_peft_up_to_rounding(base: str, dropo
     plain = passes(adapted(base, torch.float32, adapters=torch.float32, dropout=dropout))
     model = adapted(base, torch.float32, adapters=torch.float32, dropout=dropout)
     assert fuse_lora_layers(model) == 14
-    fused = passes(model)
+    ours = passes(model)
     ulp = torch.finfo(torch.float32).eps
-    assert distance(fused[0], plain[0]) < 64 * ulp  # sums of up to 128 products, in four layers
-    assert fused[1].keys() == plain[1].keys()
+    assert distance(ours[0], plain[0]) < 64 * ulp  # sums of up to 128 products, in four layers
+    assert ours[1].keys() == plain[1].keys()
     for name, gradient in plain[1].items():
-        assert distance(fused[1][name], gradient) < 512 * ulp, name
+        assert distance(ours[1][name], gradient) < 512 * ulp, name
+
+
+def test_a_weight_that_is_read_in_one_pass_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes' own reading stands in for the kernel, which needs a GPU."""
+    model = adapted("bnb", torch.float32, adapters=torch.float32)
+    fuse_lora_layers(model)
+    logits, gradients = passes(model)
+    read: list[Tensor] = []
+
+    def dequantize(packed: Tensor, state: Any) -> Tensor:
+        read.append(packed)
+        return dequantize_4bit(packed, state)
+
+    monkeypatch.setattr(fused, "fits_one_pass", lambda packed, state: state.nested)
+    monkeypatch.setattr(fused, "dequantize_in_one_pass", dequantize)
+    again = adapted("bnb", torch.float32, adapters=torch.float32)
+    fuse_lora_layers(again)
+    logits_again, gradients_again = passes(again)
+    assert len(read) == 14 + 11  # each forward; backward all but the three of the first input
+    ulp = torch.finfo(torch.float32).eps
+    assert distance(logits_again, logits) < 64 * ulp
+    for name, gradient in gradients.items():
+        assert distance(gradients_again[name], gradient) < 512 * ulp, name
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -30,7 +30,7 @@ def test_a_build_that_fails_leaves_no_folder() -> None:
 
 
 def test_leftovers_of_a_killed_build_are_not_taken_over() -> None:
-    partial = cache_root() / ".model.part"
+    partial = cache_root() / f".model.{os.getpid()}.part"
     partial.mkdir(parents=True)
     (partial / "old").write_text("half")
     assert not (build_once("model", write) / "old").exists()

@@ -105,6 +105,7 @@ def test_the_random_state_found_changes_nothing_and_stays(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Make
 ) -> None:
     model.train()
+    before = tokenizer.backend_tokenizer.to_str()
     torch.manual_seed(5)
     first = generate_answers(model, tokenizer, QUESTIONS, config(), run_id="r", seed=0)
     torch.manual_seed(6)
@@ -113,6 +114,7 @@ def test_the_random_state_found_changes_nothing_and_stays(
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", None)
+    assert tokenizer.backend_tokenizer.to_str() == before  # which is saved with an adapter
     assert generate_answers(model, tokenizer, QUESTIONS, config(), run_id="r", seed=1) != first
 
 

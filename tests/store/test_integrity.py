@@ -86,7 +86,7 @@ def test_a_crash_between_ledger_and_file_leaves_the_file_missing(
 
     write = module.write_atomic
 
-    def crashing(path: Path, text: str) -> None:
+    def crashing(path: Path, text: str, **_: object) -> None:
         if path.name != CHECKSUMS:
             raise KeyboardInterrupt
         write(path, text)

@@ -77,3 +77,20 @@ def test_a_clock_that_is_a_day_off_neither_frees_a_claim_nor_keeps_it(
         assert early is None
     with hold_lock(path, wait=True) as late:
         assert late is not None
+
+
+def test_who_waits_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, words, spoke = tmp_path / "run", list[str](), threading.Event()
+
+    def wait_for_it() -> None:
+        with hold_lock(path, wait=True):
+            pass
+
+    monkeypatch.setattr(lock, "SECONDS_BETWEEN_WORDS", 0.0)
+    monkeypatch.setattr(lock, "say", lambda text: (words.append(text), spoke.set()))
+    with hold_lock(path, wait=False):
+        thread = threading.Thread(target=wait_for_it)
+        thread.start()
+        assert spoke.wait(60)
+    thread.join(60)
+    assert words[0] == f"waiting for process {os.getpid()} on this machine, which has run"

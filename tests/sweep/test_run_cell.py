@@ -3,12 +3,15 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from analysis.status import read_status
 from qlora_repro.config.schema import RunConfig
 from qlora_repro.records import CellState
+from qlora_repro.store.cell import find_cell
 from qlora_repro.sweep.run_cell import describe_error, run_cell
 
 
@@ -59,3 +62,18 @@ def test_a_stage_that_there_is_not_is_refused(
     assert outcome.state == CellState.REFUSED
     assert outcome.why.startswith(why)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_goes_when_its_stage_is_no_longer_asked_for(
+    configured: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model=tiny", "train.max_steps=1", "data.rows=8", f"results_dir={tmp_path}"]
+    words += ["generate=procedural", "generate.limit=1", "judge=reference"]
+    judge = Mock(side_effect=RuntimeError("the judge broke"))
+    monkeypatch.setattr("qlora_repro.judge.other_judges.judge_reference", judge)
+    judged = configured(*words, "stages=[train,generate,judge]")
+    assert run_cell(judged, rerun="").state == CellState.FAILED
+    folder = find_cell(judged).folder.path
+    assert read_status(folder, now=0).state == "failed"
+    assert run_cell(configured(*words, "stages=[train]"), rerun="").state == CellState.IN_STORE
+    assert read_status(folder, now=0).state == "done"

@@ -175,13 +175,13 @@ def compare_runs(one: Path, two: Path) -> Iterator[FileComparison]:
             now = list(average_windows(now, size))  # the run was published
         yield _compare_values(name, _facts(before), _facts(now))
     for weights in ("adapter", "model"):
-        kept, made = _hash_weights(one / weights), _hash_weights(two / weights)
-        if not kept:  # a published run has no weights, and the checksums of what they were
+        first, second = _hash_weights(one / weights), _hash_weights(two / weights)
+        if not first:  # a published run has no weights, and the checksums of what they were
             entries = (read_checksums(one / weights) or {}).items()
-            kept = {n: entry["sha256"] for n, entry in entries if n.endswith(".safetensors")}
-        if not kept and not made:
+            first = {n: entry["sha256"] for n, entry in entries if n.endswith(".safetensors")}
+        if not first and not second:
             continue
-        others = sum(kept.get(n) != made.get(n) for n in kept.keys() | made.keys())
+        others = sum(first.get(n) != second.get(n) for n in first.keys() | second.keys())
         yield FileComparison(
             file=f"{weights}, by digest", numbers=0, differing=0, largest=0, others=others
         )

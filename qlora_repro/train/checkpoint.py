@@ -52,8 +52,9 @@ def _describe_other_run(checkpoint: Path) -> str | None:
     """Return in words that another run wrote a checkpoint; None where not, or it is not known."""
     name = checkpoint / RUN_NAME
     writer = name.read_text(encoding="utf-8") if name.exists() else None
-    own = writer in (None, checkpoint.parent.parent.name)
-    return None if own else f"was written by {writer}, whose folder was renamed or swapped"
+    if writer in (None, checkpoint.parent.parent.name):
+        return None
+    return f"was written by {writer}, whose folder was renamed or swapped"
 
 
 class CheckpointRotation(TrainerCallback):

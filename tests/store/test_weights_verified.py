@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qlora_repro.config.schema import DtypeConfig, RunConfig
-from qlora_repro.errors import ConfigError, ModelError, StoreError
-from qlora_repro.eval.held_out import evaluate_classifier
+from qlora_repro.data.questions import Question
+from qlora_repro.errors import ConfigError, ModelError, RunError, StoreError
+from qlora_repro.eval.held_out import evaluate_classifier, generate_greedily
 from qlora_repro.eval.lm_eval import evaluate_tasks
 from qlora_repro.eval.perplexity import TokenLosses
 from qlora_repro.model.load import load_base
 from qlora_repro.model.tiny import make_tiny_checkpoint
 from qlora_repro.records import CellState
 from qlora_repro.session import ModelSession
+from qlora_repro.stages.generate import generate_answers
 from qlora_repro.stages.merge import run_merge
 from qlora_repro.store.cell import find_cell
 from qlora_repro.store.integrity import CHECKSUMS, describe_corruption, write_checksums
@@ -140,7 +143,12 @@ def test_a_base_with_nan_or_another_shape_is_refused_by_name(
 def test_scores_of_logits_that_are_not_finite_are_missing_and_counted(
     configured: Configured,
 ) -> None:
-    cfg = configured("model=tiny", "eval.n=1", "eval.tasks=[procedural_mc,procedural_exact]")
+    cfg = configured(
+        "model=tiny",
+        "eval.n=1",
+        "eval.tasks=[procedural_mc,procedural_exact]",
+        "generate=procedural",
+    )
     loaded = load_base(cfg.model, cfg.dtype, dq=True)
     loaded.model.lm_head.register_forward_hook(lambda m, i, logits: logits * math.nan)
     metrics, answers = evaluate_tasks(loaded.model, loaded.tokenizer, cfg.eval, run_id="r")
@@ -149,6 +157,13 @@ def test_scores_of_logits_that_are_not_finite_are_missing_and_counted(
     assert scores["procedural_mc", "acc"] is scores["procedural_exact", "exact_match"] is None
     assert scores["procedural_mc", "acc_missing"] == 1
     assert scores["procedural_exact", "exact_match_missing"] == 1
+    assert generate_greedily(
+        loaded.model, loaded.tokenizer, ["a"], batch_size=1, max_new_tokens=2
+    ) == [None]
+    asked = [Question(question_id="q", text="Why?")]
+    greedy = replace(cfg.generate, max_new_tokens=2, temperature=0.0, limit=None)
+    with pytest.raises(RunError, match="the logits are not finite for the question"):
+        generate_answers(loaded.model, loaded.tokenizer, asked, greedy, run_id="r", seed=0)
 
 
 def test_a_loss_that_is_no_number_is_missing_and_counted() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qlora_repro.errors import StoreError
-from qlora_repro.store.cell import MANIFEST
+from qlora_repro.store.cell import MANIFEST, describe_other_run
 from qlora_repro.store.evidence import is_evidence, read_files, write_evidence
 from qlora_repro.store.integrity import CHECKSUMS, checksum
 from qlora_repro.store.runs import RunFolder, average_windows, read_json, read_json_lines
@@ -71,6 +71,8 @@ def _why_left_out(folder: Path) -> str | None:
         return f"a process is working on it ({holder})"
     if not (folder / MANIFEST).exists():
         return "" if any(folder.glob("plan-*.jsonl")) else None
+    if reason := describe_other_run(folder):
+        return reason
     trains = "train" in read_json(folder / MANIFEST)["decided_by"]
     if trains and not (folder / "train.json").exists():
         return "its training is not finished"

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from qlora_repro.errors import StoreError
-from qlora_repro.store.cell import TRAINED
-from qlora_repro.store.runs import FAILURE, PROGRESS, RunFolder, read_note
+from qlora_repro.store.cell import TRAINED, describe_other_run
+from qlora_repro.store.runs import PROGRESS, RunFolder, read_failure, read_note
 
 UNTUNED = "-untuned-"  # in a folder's name
 
@@ -57,16 +57,18 @@ def read_status(path: Path, *, now: float) -> RunStatus:
     corrupt: list[str] = []
     folder = RunFolder(path, "", corrupt.append)
     age = max(0.0, now - max((file.stat().st_mtime for file in path.iterdir()), default=now))
-    progress, failure = read_note(path / PROGRESS), read_note(path / FAILURE)
+    progress, failure = read_note(path / PROGRESS), read_failure(path)
     holder = folder.held_by()
     if holder is not None:
         return _running_status(path.name, progress or {}, holder, now=now)
     if failure is not None:
-        state, detail = State(failure["state"]), " ".join(str(failure.get("why", "")).split())
-        return RunStatus(name=path.name, state=state, detail=detail, age=age)
+        state = State(failure["state"])
+        return RunStatus(name=path.name, state=state, detail=failure["why"], age=age)
     for file in sorted([*path.glob("*.json"), *path.glob("*.jsonl")]):
         if file.name not in ("whole.json", PROGRESS):
             folder.has(file.name)  # which tells of a corrupt one
+    if reason := describe_other_run(path):
+        corrupt.insert(0, reason)
     if corrupt:
         state, detail = State.CORRUPT, corrupt[0].removeprefix(f"{path}/")
     elif progress is not None or (path / "checkpoints").is_dir() or not _is_finished(path):

@@ -28,7 +28,7 @@ from qlora_repro.distributed.process_group import (
     distribute,
     process_group,
 )
-from qlora_repro.errors import ConfigError, ModelError
+from qlora_repro.errors import ConfigError, ModelError, RunError, StoreError
 from qlora_repro.judge.win_rates import WinRate
 from qlora_repro.lora import adapter
 from qlora_repro.lora.fused import fuse_lora_layers
@@ -41,8 +41,10 @@ from qlora_repro.model.device import (
 )
 from qlora_repro.model.library_logging import silence_transformers
 from qlora_repro.model.load import LoadedModel, load_base, load_empty, load_trained
+from qlora_repro.quant.finite import find_not_finite
 from qlora_repro.records import Example
 from qlora_repro.store.cell import ADAPTER, MODEL, Cell
+from qlora_repro.store.integrity import describe_incomplete
 from qlora_repro.store.run_id import deciding_settings, stage_digest
 from qlora_repro.train.callbacks import Tracker
 from qlora_repro.train.checkpoint import save_atomically
@@ -248,7 +250,9 @@ class ModelSession:
             return self.loaded
         if self.cfg.full_finetuning:
             check_cpu_use(self.cfg.model)
-            self.loaded = load_trained(self.cfg.model, self.cfg.dtype, folder=self.folder / MODEL)
+            self.loaded = load_trained(
+                self.cfg.model, self.cfg.dtype, folder=self._verify_weights(MODEL)
+            )
             return self._use_adapted(self.loaded.model)
         return self._load_adapter(self.base(), trainable=False)
 
@@ -321,6 +325,9 @@ class ModelSession:
         """
         assert self.adapted
         loaded = self.current()
+        trained = ((n, w) for n, w in loaded.model.named_parameters() if w.requires_grad)
+        if names := find_not_finite(trained):
+            raise RunError(f"training left NaN or infinity in {names[0]}; lower train.lr")
         target = self.folder / (MODEL if self.cfg.full_finetuning else ADAPTER)
 
         def save(folder: Path) -> None:
@@ -347,13 +354,21 @@ class ModelSession:
         BASE_MODEL.register(self.base_key, loaded)
         return loaded
 
+    def _verify_weights(self, name: str) -> Path:
+        """Return the folder of the trained weights, each byte compared with its checksum."""
+        folder = self.folder / name
+        if reason := describe_incomplete(folder):
+            raise StoreError(f"{folder} {reason}; add train to stages, which trains it again")
+        return folder
+
     def _load_adapter(self, loaded: LoadedModel, *, trainable: bool) -> LoadedModel:
         """Return the base with this run's adapter from the store."""
         self.adapted_layers = adapter.find_lora_targets(
             loaded.model, self.cfg.lora.target, layers=self.cfg.lora.layers
         )
-        folder = str(self.folder / ADAPTER)
-        model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
+        folder = self._verify_weights(ADAPTER)
+        layers = list(self.adapted_layers)
+        model = adapter.load_adapter(loaded.model, folder, layers, trainable=trainable)
         adapter.cast_adapters(model, self.cfg.lora.dtype)
         return self._use_adapted(model)
 

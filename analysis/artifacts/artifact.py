@@ -17,7 +17,7 @@ from analysis.artifacts.runs import TUNED_PER_METHOD, EvaluatedRun
 from analysis.paper_tables import CellKey, load_cells
 from qlora_repro.records import LOSS, PERPLEXITY
 from qlora_repro.store.run_id import flatten_settings
-from qlora_repro.store.runs import FAILURE, read_note
+from qlora_repro.store.runs import FAILURE, read_failure
 
 Settings = dict[str, Any]  # by dotted path
 MARGINS = ("mean", "average")
@@ -224,8 +224,8 @@ def describe_settings(settings: Settings, paths: Iterable[str]) -> str:
 def load_failures(results: Path) -> Iterator[tuple[EvaluatedRun, str]]:
     """Yield each run that failed, as far as its folder's name tells its settings, and its state."""
     for path in sorted(results.glob(f"*/{FAILURE}")):
-        note, name = read_note(path), FOLDER_NAME.fullmatch(path.parent.name)
-        if note is None or name is None:
+        failure, name = read_failure(path.parent), FOLDER_NAME.fullmatch(path.parent.name)
+        if failure is None or name is None:
             continue
         adapters = {"target": name["target"], "r": int(name["r"] or 0)}
         settings = {
@@ -245,4 +245,4 @@ def load_failures(results: Path) -> Iterator[tuple[EvaluatedRun, str]]:
             eval_settings={},
             answers=pd.DataFrame(),
         )
-        yield run, "OOM" if note["state"] == "out of memory" else str(note["state"])
+        yield run, "OOM" if failure["state"] == "out of memory" else str(failure["state"])

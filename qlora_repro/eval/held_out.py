@@ -15,8 +15,9 @@ from torch import Tensor
 
 from qlora_repro.data.tokenization import parse_label
 from qlora_repro.distributed.process_group import Distribute, compute_locally
-from qlora_repro.eval.metrics import mean_metric
+from qlora_repro.eval.metrics import finite_or_none, mean_metric
 from qlora_repro.model.library_logging import silence_lm_eval
+from qlora_repro.model.logits import FiniteLogits
 from qlora_repro.model.state_guard import preserve_model_state
 from qlora_repro.records import Answer, Example, Metric
 
@@ -45,8 +46,10 @@ def evaluate_classifier(
         texts = [row.source for row in batch]
         read = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         logits: Tensor = model(**read.to(model.device)).logits  # (B, C)
-        outputs: list[float] = (logits.squeeze(1) if regression else logits.argmax(dim=-1)).tolist()
-        return outputs
+        outputs = logits.squeeze(1) if regression else logits.argmax(dim=-1).float()
+        outputs = outputs.masked_fill(~logits.isfinite().all(dim=-1), torch.nan)
+        replies: list[float] = outputs.tolist()
+        return replies
 
     with preserve_model_state(model, tokenizer):
         by_batch = distribute(batches, lambda some: [reply_to(batch) for batch in some])
@@ -54,10 +57,10 @@ def evaluate_classifier(
     targets = [parse_label(row.target, model.config.num_labels) for row in rows]
     name = "squared_error" if regression else "acc"
     values = [
-        (reply - target) ** 2 if regression else float(reply == target)
+        finite_or_none((reply - target) ** 2 if regression or reply != reply else reply == target)
         for reply, target in zip(replies, targets, strict=True)
     ]
-    texts = [f"{reply:.4g}" for reply in replies]
+    texts = [f"{reply:.4g}" if reply == reply else None for reply in replies]
     metrics, answers = _score_rows(
         rows, texts, values, run_id=run_id, task=HELD_OUT_TASK, name=name
     )
@@ -66,8 +69,8 @@ def evaluate_classifier(
 
 def _score_rows(
     rows: Sequence[Example],
-    replies: Sequence[str],
-    values: Sequence[float],
+    replies: Sequence[str | None],
+    values: Sequence[float | None],
     *,
     run_id: str,
     task: str,
@@ -82,7 +85,7 @@ def _score_rows(
             doc_id=number,
             doc_hash=hash_string(f"{row.source}\0{row.target}"),
             value=value,
-            reply=reply,
+            reply=reply or "",
         )
         for number, (row, reply, value) in enumerate(zip(rows, replies, values, strict=True))
     ]
@@ -93,11 +96,13 @@ def _correlations(
     replies: Sequence[float], targets: Sequence[float], run_id: str
 ) -> Iterator[Metric]:
     """Yield Pearson's and Spearman's coefficients; None where either side is constant."""
-    varied = len(set(replies)) > 1 and len(set(targets)) > 1
+    pairs = [pair for pair in zip(replies, targets, strict=True) if pair[0] == pair[0]]
+    outputs, wanted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    varied = len(set(outputs)) > 1 and len(set(wanted)) > 1
     for name, correlate in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
-        value = float(correlate(replies, targets).statistic) if varied else None
+        value = float(correlate(outputs, wanted).statistic) if varied else None
         yield Metric(
-            run_id=run_id, task=HELD_OUT_TASK, name=name, value=value, stderr=None, n=len(replies)
+            run_id=run_id, task=HELD_OUT_TASK, name=name, value=value, stderr=None, n=len(pairs)
         )
 
 
@@ -115,11 +120,14 @@ def rouge_l(answer: str, target: str) -> float:
     return float(scorer.score(target, answer)["rougeL"].fmeasure)
 
 
-def score_rouge(rows: Sequence[Example], replies: Sequence[str], *, run_id: str) -> Records:
-    """Score the reply to each row's source against its target."""
+def score_rouge(rows: Sequence[Example], replies: Sequence[str | None], *, run_id: str) -> Records:
+    """Score the reply to each row's source against its target; None has no score."""
     if not rows:
         return [], []
-    values = [rouge_l(reply, row.target) for row, reply in zip(rows, replies, strict=True)]
+    values = [
+        None if reply is None else rouge_l(reply, row.target)
+        for row, reply in zip(rows, replies, strict=True)
+    ]
     return _score_rows(rows, replies, values, run_id=run_id, task="rouge", name="rougeL")
 
 
@@ -131,8 +139,10 @@ def generate_greedily(
     batch_size: int,
     max_new_tokens: int,
     distribute: Distribute = compute_locally,
-) -> list[str]:
+) -> list[str | None]:
     """Return the greedy answer to each source, in order, in batches of like length.
+
+    One whose logits were not finite has none.
 
     Sources are written out already: prompt template included. An answer ends at end of sequence
     or after `max_new_tokens`. Padding is on the left for decoder-only models, so that every answer
@@ -140,9 +150,9 @@ def generate_greedily(
     """
     order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    replies = [""] * len(sources)
+    replies: list[str | None] = [None] * len(sources)
 
-    def answer(some: Sequence[list[int]]) -> list[list[str]]:
+    def answer(some: Sequence[list[int]]) -> list[list[str | None]]:
         return [
             _generate_batch(model, tokenizer, [sources[k] for k in b], max_new_tokens) for b in some
         ]
@@ -154,21 +164,23 @@ def generate_greedily(
         tokenizer.padding_side = "right" if seq2seq else "left"
         for batch, texts in zip(batches, distribute(batches, answer), strict=True):
             for number, text in zip(batch, texts, strict=True):
-                replies[number] = text.strip()
+                replies[number] = None if text is None else text.strip()
     return replies
 
 
 def _generate_batch(
     model: Any, tokenizer: Any, sources: list[str], max_new_tokens: int
-) -> list[str]:
-    read = tokenizer(sources, return_tensors="pt", padding=True)
-    written = generate_tokens(model, tokenizer, read, max_new_tokens=max_new_tokens)
-    texts: list[str] = tokenizer.batch_decode(written, skip_special_tokens=True)
-    return texts
+) -> list[str | None]:
+    read, watch = tokenizer(sources, return_tensors="pt", padding=True), FiniteLogits()
+    written = generate_tokens(model, tokenizer, read, max_new_tokens=max_new_tokens, watch=watch)
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [None if row in watch.failed_rows() else text for row, text in enumerate(texts)]
 
 
-def generate_tokens(model: Any, tokenizer: Any, read: Any, *, max_new_tokens: int) -> torch.Tensor:
-    """Return the new tokens of a greedy batch, (B, at most max_new_tokens)."""
+def generate_tokens(
+    model: Any, tokenizer: Any, read: Any, *, max_new_tokens: int, watch: FiniteLogits
+) -> torch.Tensor:
+    """Return the new tokens of a greedy batch, (B, at most max_new_tokens); `watch` looks on."""
     ids: torch.Tensor = model.generate(
         input_ids=read["input_ids"].to(model.device),
         attention_mask=read["attention_mask"].to(model.device),
@@ -177,5 +189,6 @@ def generate_tokens(model: Any, tokenizer: Any, read: Any, *, max_new_tokens: in
         num_beams=1,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
+        logits_processor=[watch],
     )
     return ids if model.config.is_encoder_decoder else ids[:, read["input_ids"].shape[1] :]

@@ -5,6 +5,7 @@ answers to one question are computed with the question read once.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.errors import RunError
+from qlora_repro.model.logits import FiniteLogits
 
 AnswerRequests = Callable[[list[Instance]], Sequence[Any]]  # one result a request
 
@@ -27,24 +29,59 @@ class DistributedLM(HFLM):
 
     distribute: Distribute = staticmethod(compute_locally)
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.failed: list[
+            tuple[Any, ...]
+        ] = []  # arguments of requests whose logits were no numbers
+        self._contexts: Sequence[str] = ()  # of the batch that is being written
+        self._failed_contexts: set[str] = set()
+
+    def tok_batch_encode(self, strings: Sequence[str], *args: Any, **options: Any) -> Any:
+        """Return the tokens of a batch; its texts name the rows that fail."""
+        self._contexts = strings
+        return super().tok_batch_encode(strings, *args, **options)
+
+    def _model_generate(self, *args: Any, **options: Any) -> Any:
+        watch = FiniteLogits()
+        written = super()._model_generate(*args, logits_processor=[watch], **options)
+        self._failed_contexts |= {self._contexts[row] for row in watch.failed_rows()}
+        return written
+
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Return (log-likelihood in nats, is it greedy) of each request's continuation."""
         answer = super().loglikelihood
-        return self._divide(requests, lambda some: answer(some, disable_tqdm=disable_tqdm))
+        results = self._divide(requests, lambda some: answer(some, disable_tqdm=disable_tqdm))
+        self._note_failed(requests, [likelihood for likelihood, _ in results])
+        return results
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Return the log-likelihood in nats of each request's whole text."""
         answer = super().loglikelihood_rolling
-        return self._divide(requests, lambda some: answer(some, disable_tqdm=disable_tqdm))
+        results = self._divide(requests, lambda some: answer(some, disable_tqdm=disable_tqdm))
+        self._note_failed(requests, results)
+        return results
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return the text that the model writes after each request."""
         answer = super().generate_until
-        return self._divide(requests, lambda some: answer(some, disable_tqdm=disable_tqdm))
+
+        def write(some: list[Instance]) -> list[str | None]:
+            texts = answer(some, disable_tqdm=disable_tqdm)
+            failed = [request.args[0] in self._failed_contexts for request in some]
+            return [None if bad else text for text, bad in zip(texts, failed, strict=True)]
+
+        results = self._divide(requests, write)
+        self._note_failed(requests, [math.nan if text is None else 0.0 for text in results])
+        return [text or "" for text in results]
+
+    def _note_failed(self, requests: Sequence[Instance], values: Sequence[float]) -> None:
+        pairs = zip(requests, values, strict=True)
+        self.failed += [request.args for request, value in pairs if not math.isfinite(value)]
 
     def _divide(self, requests: list[Instance], answer: AnswerRequests) -> list[Any]:
         """Answer the requests of one context in one process, and longest contexts first.

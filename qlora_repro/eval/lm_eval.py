@@ -194,6 +194,9 @@ def evaluate_tasks(
             fewshot_as_multiturn=cfg.apply_chat_template,
         )
         samples: dict[str, list[dict[str, Any]]] = results["samples"]
+        for sample in [sample for rows in samples.values() for sample in rows]:
+            if any(arguments in lm.failed for arguments in sample["arguments"]):
+                sample.update(dict.fromkeys(sample["metrics"]))  # no score can be read
         metrics = list(_read_metrics(samples, tasks, groups, run_id=run_id))
     answers = [
         answer

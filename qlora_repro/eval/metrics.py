@@ -50,14 +50,17 @@ def mean_metric(values: Sequence[Any], *, run_id: str, task: str, name: str) -> 
         variance = sum((value - average) ** 2 for value in scored) / (len(scored) - 1)
         stderr = math.sqrt(variance / len(scored))
     yield Metric(run_id=run_id, task=task, name=name, value=average, stderr=stderr, n=len(scored))
-    if len(scored) < len(values):
+    yield from missing_metric(len(scored), len(values), run_id=run_id, task=task, name=name)
+
+
+def missing_metric(
+    scored: int, asked: int, *, run_id: str, task: str, name: str
+) -> Iterator[Metric]:
+    """Yield the share of questions without a score, where there are any."""
+    if scored < asked:
+        share = 1 - scored / asked
         yield Metric(
-            run_id=run_id,
-            task=task,
-            name=f"{name}_missing",
-            value=1 - len(scored) / len(values),
-            stderr=None,
-            n=len(values),
+            run_id=run_id, task=task, name=f"{name}_missing", value=share, stderr=None, n=asked
         )
 
 
@@ -84,14 +87,16 @@ def task_metrics(
         if aggregate in (mean_of_scored, lm_eval_mean):
             yield from mean_metric(values, run_id=run_id, task=task, name=name)
             continue
+        scored = [value for value in values if value is not None]
         yield Metric(
             run_id=run_id,
             task=task,
             name=name,
-            value=finite_or_none(aggregate(values)),
-            stderr=bootstrap_stderr(partial(_finite_aggregate, aggregate), values),
-            n=len(values),
+            value=finite_or_none(aggregate(scored)) if scored else None,
+            stderr=bootstrap_stderr(partial(_finite_aggregate, aggregate), scored),
+            n=len(scored),
         )
+        yield from missing_metric(len(scored), len(values), run_id=run_id, task=task, name=name)
 
 
 def _finite_aggregate(aggregate: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> Any:

@@ -17,10 +17,12 @@ from qlora_repro.config.schema import DtypeConfig, EvalConfig, ModelConfig
 from qlora_repro.console import say
 from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.errors import ConfigError, DataError
-from qlora_repro.eval.metrics import mean_metric
+from qlora_repro.eval.metrics import finite_or_none, finite_scores, mean_metric, missing_metric
 from qlora_repro.model.load import load_base
 from qlora_repro.model.state_guard import preserve_model_state
 from qlora_repro.records import LOSS, PERPLEXITY, Answer, Metric
+
+LARGEST_EXPONENT = 709.0  # of which exp is still a float
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def compare_windows(
         p = expected.to(q.device).log_softmax(dim=-1)  # (M, V)
         kl = (p.exp() * (p - q)).sum(dim=-1).clamp_min(0)  # (M,)
         same = (p.argmax(dim=-1) == q.argmax(dim=-1)).float()  # (M,)
+        same[p.isnan().any(dim=-1) | q.isnan().any(dim=-1)] = math.nan  # missing
         losses += (-q.gather(1, targets[:, None])).squeeze(1).tolist()
         compared += [
             TokenComparison(*pair) for pair in zip(kl.tolist(), same.tolist(), strict=True)
@@ -163,17 +166,18 @@ class TokenLosses:
         Of these only `same_top` is a fraction; `kl` is in nats per token. The errors take tokens as
         independent, which they are not: they are lower bounds.
         """
-        n, mean = len(self.losses), self.mean
-        squares = math.fsum((loss - mean) ** 2 for loss in self.losses)
+        losses = finite_scores(self.losses)  # the others are missing, and LOSS counts them
+        n, mean = len(losses), math.fsum(losses) / max(len(losses), 1)
+        squares = math.fsum((loss - mean) ** 2 for loss in losses)
         stderr = math.sqrt(squares / (n - 1) / n) if n > 1 else None
-        values = (
-            (PERPLEXITY, self.perplexity, None if stderr is None else self.perplexity * stderr),
-            (LOSS, mean, stderr),
-        )
+        perplexity = math.exp(mean) if n and mean < LARGEST_EXPONENT else None
+        error = None if stderr is None or perplexity is None else perplexity * stderr
+        values = ((PERPLEXITY, perplexity, error), (LOSS, mean if n else None, stderr))
         metrics = [
             Metric(run_id=run_id, task=PERPLEXITY, name=name, value=value, stderr=error, n=n)
             for name, value, error in values
         ]
+        metrics += missing_metric(n, len(self.losses), run_id=run_id, task=PERPLEXITY, name=LOSS)
         for name, scores in self._comparisons().items():
             metrics += mean_metric(scores, run_id=run_id, task=PERPLEXITY, name=name)
         return metrics
@@ -195,7 +199,7 @@ class TokenLosses:
                 name=name,
                 doc_id=position,
                 doc_hash=f"{self.windowing}:{position}:{token}",
-                value=value,
+                value=finite_or_none(value),
             )
             for name, values in scores.items()
             for position, (token, value) in enumerate(zip(self.ids, values, strict=True))

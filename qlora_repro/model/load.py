@@ -43,6 +43,7 @@ from qlora_repro.quant.bitsandbytes import (
     insert_empty_layers,
 )
 from qlora_repro.quant.fake_quant import simulate_quantization
+from qlora_repro.quant.finite import find_not_finite, refuse_not_finite
 from qlora_repro.quant.linear_layers import find_expert_weights, find_quantizable_layers
 from qlora_repro.quant.storage import check_quantized
 
@@ -193,6 +194,7 @@ class _CheckpointReader:
         self._refuse_random(f"{model.base_model_prefix}.")
         if quantized is not None:
             self._refuse_other_shapes(model)
+        refuse_not_finite(self.checkpoint.name, find_not_finite(model.named_parameters()))
         # Adapters name their base by hub id and commit, not by a folder in the hub's cache.
         model.name_or_path = model.config._name_or_path = self.checkpoint.name
         model.config._commit_hash = self.checkpoint.commit

@@ -21,6 +21,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from qlora_repro.config.registry import BNB_BLOCKSIZES, BNB_DTYPES
 from qlora_repro.errors import ConfigError, ModelError
+from qlora_repro.quant.finite import find_not_finite, refuse_not_finite
 from qlora_repro.quant.linear_layers import find_expert_weights, find_quantizable_layers
 
 OUTLIER_THRESHOLD = 6.0  # LLM.int8(): activation columns with anything beyond this stay 16-bit
@@ -306,6 +307,25 @@ class _StreamingQuantizer:
 
     quantization_config: Any
 
+    def get_quantize_ops(self) -> Any:
+        """Return what quantizes a weight, and notes one that is not finite or of another shape."""
+        operation = super().get_quantize_ops()  # type: ignore[misc]  # of the class beside it
+        quantize = operation.convert
+        self.not_finite: list[str] = []
+        self.misshapen: list[str] = []
+
+        def convert(weights: dict[str, Any], **options: Any) -> Any:
+            for name, value in weights.items():
+                tensor = value[0] if isinstance(value, list) else value
+                layer: Any = options["model"].get_submodule(name.rpartition(".")[0])
+                conv, shape = issubclass(layer.source_cls, Conv1D), layer.weight.shape
+                self.not_finite += find_not_finite([(name, tensor)])
+                self.misshapen += [name] * (tensor.shape != (shape[::-1] if conv else shape))
+            return quantize(weights, **options)
+
+        operation.convert = convert
+        return operation
+
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, device_map: object = None, **_: object
     ) -> None:
@@ -314,6 +334,12 @@ class _StreamingQuantizer:
     def _process_model_after_weight_loading(
         self, model: PreTrainedModel, **_: object
     ) -> PreTrainedModel:
+        if self.misshapen:
+            raise ModelError(
+                f"{model.name_or_path} has {self.misshapen[0]} in another shape than config.json "
+                "calls for; a whole checkpoint is needed"
+            )
+        refuse_not_finite(str(model.name_or_path), self.not_finite)
         for name, module in model.named_modules():
             if isinstance(module, Linear4bit | Linear8bitLt) and not holds_codes(module):
                 raise ModelError(

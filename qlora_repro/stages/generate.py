@@ -25,8 +25,10 @@ from qlora_repro.data.questions import (
 )
 from qlora_repro.data.templates import get_template
 from qlora_repro.distributed.process_group import shared_failure
+from qlora_repro.errors import RunError
 from qlora_repro.manifest import record_origin
 from qlora_repro.model.checkpoint import load_tokenizer_and_config
+from qlora_repro.model.logits import FiniteLogits
 from qlora_repro.model.state_guard import preserve_model_state
 from qlora_repro.records import Generation
 from qlora_repro.reporting.stored_result import SKIPPED
@@ -118,6 +120,7 @@ def _generate_batch(
     start = 1 if seq2seq else read["input_ids"].shape[1]
     markers = _turn_markers(cfg)
     sampler = [NucleusSampler(seeds, p=cfg.top_p, temperature=cfg.temperature, device=model.device)]
+    watch = FiniteLogits()
     every = GPU_CHECK_INTERVAL if model.device.type == "cuda" else 1
     ids = model.generate(
         input_ids=read["input_ids"].to(model.device),
@@ -131,11 +134,16 @@ def _generate_batch(
             eos_token_id=sorted(_end_tokens(model, tokenizer)) or None,
             use_cache=True,
         ),
-        logits_processor=sampler if cfg.temperature > 0 else [],
+        logits_processor=[watch, *sampler] if cfg.temperature > 0 else [watch],
         stopping_criteria=(
             [StopAtTurnMarkers(tokenizer, markers, start=start, every=every)] if markers else []
         ),
     )
+    if failed := watch.failed_rows():
+        raise RunError(
+            f"the logits are not finite for the question {sources[min(failed)][-200:]!r}, so its "
+            "answer would mean nothing; compute in another type, as dtype.compute_dtype=float32"
+        )
     new: list[list[int]] = ids[:, start:].tolist()
     return new
 

@@ -2,11 +2,12 @@
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import TrainerCallback
 
@@ -115,9 +116,25 @@ def work_train(session: ModelSession, *, tuned: bool) -> None:
     train_model(loaded.model, job, cfg=cfg.train)
 
 
+def describe_futile_settings(cfg: RunConfig, model: nn.Module) -> Iterator[str]:
+    """Yield what to say of settings that can be meant and most often are not."""
+    if cfg.train.lr == 0:
+        yield "train.lr=0: the weights stay as they are"
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    widths = [min(layer.in_features, layer.out_features) for layer in layers]
+    narrow = sum(width < cfg.lora.r for width in widths)
+    if narrow:
+        yield (
+            f"lora.r={cfg.lora.r} is above the width of {narrow} of {len(widths)} adapted layers, "
+            f"the narrowest {min(widths)}: more ranks than that can say no more"
+        )
+
+
 def _say_start(cfg: RunConfig, manifest: Manifest, model: nn.Module) -> None:
     if change := describe_optimizer_change(cfg.train, model):
         note(change)
+    for sentence in describe_futile_settings(cfg, model):
+        note(sentence)
     assert manifest.data is not None
     assert manifest.trainable is not None
     say(

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from qlora_repro.config.schema import RunConfig
-from qlora_repro.errors import Busy, ConfigError
-from qlora_repro.store.integrity import CHECKSUMS, is_complete
+from qlora_repro.errors import Busy, ConfigError, StoreError
+from qlora_repro.store.integrity import describe_incomplete, is_complete
 from qlora_repro.store.provenance import changed_versions
-from qlora_repro.store.run_id import run_name, stage_digest
-from qlora_repro.store.runs import FAILURE, RunFolder, Store, open_store
+from qlora_repro.store.run_id import run_id_of, run_name, stage_digest
+from qlora_repro.store.runs import FAILURE, RunFolder, Store, open_store, read_note
 
 MANIFEST = "manifest.json"
 STEPS = "steps.jsonl"  # the loss curve
@@ -18,6 +19,7 @@ TRAINED = "train.json"  # written last: the mark that training is done
 ADAPTER = "adapter"  # what a run publishes: LoRA weights
 MODEL = "model"  # or, after full fine-tuning, all weights
 MERGED = "merged"
+UNTRAINED = "has not been trained"
 RERUN_VERSIONS = "versions"  # rerun=versions: what other versions made is made again
 
 
@@ -28,6 +30,11 @@ class Cell:
     cfg: RunConfig
     base: RunFolder  # of the untuned model, shared by every run on it
     folder: RunFolder  # of the tuned one; the same where nothing is trained
+
+    def check_folders(self) -> None:
+        """Refuse folders that are another run's, renamed or swapped; StoreError."""
+        for folder in (self.base, self.folder):
+            check_run_folder(folder.path)
 
     @property
     def trains(self) -> bool:
@@ -70,23 +77,30 @@ class Cell:
 
     def is_trained(self, *, contents: bool = False) -> bool:
         """Whether training is done; with `contents` every byte of the weights is checked."""
-        files = [self.folder.has(name) for name in (TRAINED, MANIFEST, STEPS)]  # each is reported
-        weights = self.folder.path / (MODEL if self.cfg.full_finetuning else ADAPTER)
-        if not all(files) or not weights.is_dir():
-            return False
-        if (weights / CHECKSUMS).exists() and not is_complete(weights, contents=contents):
-            if self.folder.warn is not None:
-                self.folder.warn(f"{weights} is torn; training is done again")
-            return False
-        return self._is_current(self.folder, "train")
+        reason = self._describe_untrained(contents=contents)
+        if reason is not None and reason != UNTRAINED and self.folder.warn is not None:
+            self.folder.warn(f"{reason}; training is done again")
+        return reason is None and self._is_current(self.folder, "train")
 
     def check_trained(self, purpose: str) -> None:
         """Refuse to score or to ask a tuned model that is not trained and will not be."""
-        if self.trains and "train" not in self.cfg.stages and not self.is_trained():
+        if not self.trains or "train" in self.cfg.stages:
+            return
+        if reason := self._describe_untrained(contents=True):
+            subject = f"{self.folder.path} {reason}" if reason == UNTRAINED else reason
             raise ConfigError(
-                f"{self.folder.path} has not been trained; add train to stages, or train=none to "
-                f"{purpose} the untuned model alone"
+                f"{subject}; add train to stages, or train=none to {purpose} the untuned model "
+                "alone"
             )
+
+    def _describe_untrained(self, *, contents: bool) -> str | None:
+        """Return in words why there are no weights to use; None where there are."""
+        files = [self.folder.has(name) for name in (TRAINED, MANIFEST, STEPS)]  # each is reported
+        weights = self.folder.path / (MODEL if self.cfg.full_finetuning else ADAPTER)
+        if not all(files) or not weights.is_dir():
+            return UNTRAINED
+        reason = describe_incomplete(weights, contents=contents)
+        return None if reason is None else f"{weights} {reason}"
 
     def is_evaluated(self, *, tuned: bool) -> bool:
         """Whether the evaluation of the tuned or the untuned model is done."""
@@ -131,6 +145,26 @@ class Cell:
 
     def _is_current(self, folder: RunFolder, stage: str) -> bool:
         return self.cfg.rerun != RERUN_VERSIONS or not changed_versions(folder, stage)
+
+
+def describe_other_run(path: Path) -> str | None:
+    """Return in words that a run's folder has the name of another run; None where it has its own.
+
+    A manifest says which run wrote it; a folder without one holds nothing that could be mistaken.
+    """
+    written, named = (read_note(path / MANIFEST) or {}).get("run_id"), run_id_of(path.name)
+    if written is None or written == named or named == path.name:
+        return None
+    return (
+        f"{path} holds run {written}, as its {MANIFEST} says, and not {named}: it was renamed or "
+        "swapped; give it its own name again, or delete it"
+    )
+
+
+def check_run_folder(path: Path) -> None:
+    """Refuse a folder that has the name of another run; StoreError."""
+    if reason := describe_other_run(path):
+        raise StoreError(reason)
 
 
 def find_cell(cfg: RunConfig, store: Store | None = None) -> Cell:

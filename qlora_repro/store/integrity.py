@@ -4,7 +4,7 @@ Every folder that holds results has a `whole.json`: {name: {"bytes": size, "sha2
 record is entered there before it is written, so that no file is older than its entry; a checkpoint
 or an adapter once its files are on the disk. A file that differs from its entry does not count.
 Without `whole.json`, as in an older store, records count when they end with the end of a line, and
-documents when they are valid JSON.
+documents when they are valid JSON; weights do not count, as nothing shows a flipped bit in them.
 """
 
 import hashlib
@@ -50,6 +50,12 @@ def checksum(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def hash_file(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_checksummed(path: Path, text: str, check: Callable[[], object] = bool) -> None:
     """Write a file atomically, its checksum first; `check` as in `write_atomic`."""
     content = text.encode()
@@ -67,8 +73,7 @@ def write_checksums(folder: Path) -> None:
             continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entries[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+        entries[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
     _write_entries(folder, entries)
 
 
@@ -85,6 +90,8 @@ def write_folder(folder: Path, check: Callable[[], object] = bool) -> Iterator[P
     partial.mkdir(parents=True)
     try:
         yield partial
+        for path in filter(Path.is_file, partial.iterdir()):  # safetensors writes them 0600
+            path.chmod(partial.stat().st_mode & 0o666)
         write_checksums(partial)
         _sync(partial)
         check()
@@ -116,11 +123,20 @@ def is_complete(folder: Path, *, contents: bool = True) -> bool:
 
     With `contents=False` only sizes are compared, which costs nothing for large weights.
     """
-    entries = read_checksums(folder) or {}
-    return bool(entries) and all(
-        _describe_difference(folder / name, entry, contents) is None
-        for name, entry in entries.items()
-    )
+    return describe_incomplete(folder, contents=contents) is None
+
+
+def describe_incomplete(folder: Path, *, contents: bool = True) -> str | None:
+    """Return in words why a folder of weights cannot be trusted; None when it can."""
+    entries = read_checksums(folder)
+    weights = {path.name for path in folder.glob("*.safetensors")}
+    if not entries or not weights <= entries.keys():
+        what = f"no {CHECKSUMS}" if entries is None else f"weights that are not in its {CHECKSUMS}"
+        return f"has {what} and cannot be verified"
+    for name, entry in entries.items():
+        if reason := _describe_difference(folder / name, entry, contents):
+            return f"is corrupt: {name} {reason}"
+    return None
 
 
 def describe_corruption(path: Path) -> str | None:
@@ -160,15 +176,16 @@ def _describe_truncation(path: Path) -> str | None:
 
 
 def _describe_difference(path: Path, entry: Any, contents: bool) -> str | None:
-    expected = entry["bytes"] if isinstance(entry, dict) else entry  # older checkpoints: the size
+    expected = entry.get("bytes") if isinstance(entry, dict) else entry  # or the size, long ago
+    digest = entry.get("sha256") if isinstance(entry, dict) else None
+    if not isinstance(expected, int) or not (isinstance(digest, str) or isinstance(entry, int)):
+        return f"has no readable checksum in its folder's {CHECKSUMS}"
     try:
         size = path.stat().st_size
     except OSError:
         return "is not there"
     if size != expected:
         return f"has {size:,} bytes, and {expected:,} were written"
-    if contents and isinstance(entry, dict):
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                return "holds other bytes than were written"
+    if contents and digest is not None and hash_file(path) != digest:
+        return "holds other bytes than were written"
     return None

@@ -17,7 +17,7 @@ import pandas as pd
 from qlora_repro.config.paths import EVIDENCE
 from qlora_repro.errors import StoreError
 from qlora_repro.store import evidence
-from qlora_repro.store.cell import MANIFEST
+from qlora_repro.store.cell import MANIFEST, check_run_folder
 from qlora_repro.store.run_id import flatten_settings, run_id_of
 from qlora_repro.store.runs import TOKENS, average_windows, read_json_lines, read_text
 
@@ -44,7 +44,8 @@ def load_runs(results: Path | str = EVIDENCE) -> pd.DataFrame:
         - every setting by its dotted name: `train.lr`, `lora.r`, `data.rows`
 
     Raises:
-        StoreError: There is no such folder, or one of its files is corrupt.
+        StoreError: There is no such folder, one of its files is corrupt, or a folder has the name
+            of another run.
     """
     results = Path(results)
     manifests = list(_read_documents(results, MANIFEST))
@@ -197,6 +198,9 @@ def _read_documents(results: Path, pattern: str) -> Iterator[tuple[str, str, dic
         texts = evidence.read_texts(results, pattern)
     else:
         paths = _files(results, pattern)
+        if pattern == MANIFEST:
+            for path in paths:
+                check_run_folder(path.parent)
         texts = ((path.parent.name, path.name, read_text(path)) for path in paths)
     for folder, name, text in texts:
         yield folder, evidence.split_name(name)[1], json.loads(text)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from filelock import SoftFileLease
 
 from qlora_repro.errors import Busy, StoreError, Superseded
-from qlora_repro.records import PERPLEXITY
+from qlora_repro.records import PERPLEXITY, CellState
 from qlora_repro.store.integrity import describe_corruption, write_atomic, write_checksummed
 from qlora_repro.store.lock import describe_holder, hold_lock, is_lost
 
@@ -191,7 +191,7 @@ def open_store(root: str | Path, *, warn: Warn | None = None) -> Store:
         raise StoreError(
             f"results_dir={root} cannot be written: {error.strerror}; choose a folder you own"
         ) from error
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:  # no UTF-8, no JSON, no object
         raise StoreError(
             f"{path} is not a store's mark; delete it if it was cut off, or choose another "
             "results_dir"
@@ -230,6 +230,16 @@ def read_note(path: Path) -> Row | None:
     return note if isinstance(note, dict) else None
 
 
+def read_failure(folder: Path) -> Row | None:
+    """Return the note of how a run failed, with `state` and `why`; None where it did not."""
+    note = read_note(folder / FAILURE)
+    if note is None:
+        return None
+    known = note.get("state") == CellState.OUT_OF_MEMORY
+    state = CellState.OUT_OF_MEMORY if known else CellState.FAILED
+    return note | {"state": state, "why": " ".join(str(note.get("why", "")).split())}
+
+
 def average_windows(rows: Iterable[Row], size: int) -> Iterator[Row]:
     """Yield a row for every `size` consecutive tokens of a text: their mean, and how many they are.
 
@@ -248,5 +258,6 @@ def average_windows(rows: Iterable[Row], size: int) -> Iterator[Row]:
 
 def _average_window(rows: Sequence[Row]) -> Row:
     digest = hashlib.sha256("\n".join(row["doc_hash"] for row in rows).encode()).hexdigest()[:16]
-    mean = sum(row["value"] for row in rows) / len(rows)
+    scored = [row["value"] for row in rows if row["value"] is not None]
+    mean = sum(scored) / len(scored) if scored else None
     return rows[0] | {"doc_hash": digest, "value": mean, TOKENS: len(rows)}

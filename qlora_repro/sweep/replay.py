@@ -21,8 +21,8 @@ from qlora_repro.config.validate import parse_config
 from qlora_repro.console import note, right_aligned, say
 from qlora_repro.errors import ConfigError, RunError
 from qlora_repro.records import FAILURES
-from qlora_repro.store.cell import STEPS, find_cell
-from qlora_repro.store.integrity import read_checksums
+from qlora_repro.store.cell import STEPS, check_run_folder, find_cell
+from qlora_repro.store.integrity import hash_file, read_checksums
 from qlora_repro.store.provenance import installed_versions
 from qlora_repro.store.runs import TOKENS, average_windows, open_store, read_json, read_json_lines
 from qlora_repro.sweep.cells import format_command
@@ -68,6 +68,7 @@ def _open_run(name: str) -> AbstractContextManager[Path]:
 
 
 def _repeat(folder: Path, into: Path, *, name: str) -> None:
+    check_run_folder(folder)
     origins = [read_json(path) for path in sorted(folder.glob("origin-*.json"))]
     if not origins:
         raise ConfigError(
@@ -174,14 +175,21 @@ def compare_runs(one: Path, two: Path) -> Iterator[FileComparison]:
             now = list(average_windows(now, size))  # the run was published
         yield _compare_values(name, _facts(before), _facts(now))
     for weights in ("adapter", "model"):
-        entries = [read_checksums(folder / weights) for folder in (one, two)]
-        if entries[0] is None:
+        first, second = _hash_weights(one / weights), _hash_weights(two / weights)
+        if not first:  # a published run has no weights, and the checksums of what they were
+            entries = (read_checksums(one / weights) or {}).items()
+            first = {n: entry["sha256"] for n, entry in entries if n.endswith(".safetensors")}
+        if not first and not second:
             continue
-        names = {n for entry in entries for n in entry or {} if n.endswith(".safetensors")}
-        others = sum((entries[0] or {}).get(n) != (entries[1] or {}).get(n) for n in names)
+        others = sum(first.get(n) != second.get(n) for n in first.keys() | second.keys())
         yield FileComparison(
             file=f"{weights}, by digest", numbers=0, differing=0, largest=0, others=others
         )
+
+
+def _hash_weights(folder: Path) -> dict[str, str]:
+    """Return the digest of the bytes of each file of weights."""
+    return {path.name: hash_file(path) for path in folder.glob("*.safetensors")}
 
 
 def _facts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

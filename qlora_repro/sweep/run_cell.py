@@ -58,6 +58,7 @@ def run_cell(cfg: RunConfig, *, rerun: str, wait: bool = True) -> CellOutcome:
         if "plan" in cfg.stages:
             return CellOutcome(state=CellState.DONE, plan=run_plan(cfg))
         cell = find_cell(cfg, store)
+        cell.check_folders()
         if not cell.missing_stages():
             cell.forget_failure()
             return CellOutcome(state=CellState.IN_STORE, result=report_stored(cell))

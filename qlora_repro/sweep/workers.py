@@ -33,7 +33,7 @@ from qlora_repro.errors import QloraError
 from qlora_repro.records import CellState
 from qlora_repro.store.cell import find_cell
 from qlora_repro.store.lock import LEASE_SECONDS, is_alive
-from qlora_repro.store.runs import FAILURE, read_note
+from qlora_repro.store.runs import read_failure
 from qlora_repro.sweep import cells
 from qlora_repro.sweep.cells import CellRecord
 
@@ -159,7 +159,7 @@ def _finish_dead_cell(record: CellRecord, cfg: RunConfig, *, folder: Path) -> No
         state, why = _outcome_of_process(code, cfg)
     else:
         state, why = CellState.FAILED, f"its worker died: {WorkerRecovery.why}"
-    if why and read_note(run_folder.path / FAILURE) is None:
+    if why and read_failure(run_folder.path) is None:
         command = cells.format_command(record.overrides)
         run_folder.write_failure(state=state, reason=why, trace="", rerun=command)
     if why:
@@ -176,9 +176,10 @@ def _outcome_of_process(code: int, cfg: RunConfig) -> tuple[CellState, str]:
             f"its process was ended by {name}, first among others and then alone; a system that "
             "runs out of memory does that"
         )
-    failure = read_note(find_cell(cfg).folder.path / FAILURE) or {}
-    state = CellState(failure.get("state", CellState.FAILED))
-    return state, str(failure.get("why", f"it ended with exit code {code}"))
+    failure = read_failure(find_cell(cfg).folder.path)
+    if failure is None:
+        return CellState.FAILED, f"it ended with exit code {code}"
+    return failure["state"], failure["why"]
 
 
 _parent_pid: list[int] = []  # of this worker

@@ -14,9 +14,15 @@ from transformers import TrainerCallback, TrainerState
 from qlora_repro.console import note
 from qlora_repro.distributed.environment import rank, world_size
 from qlora_repro.errors import RunError
-from qlora_repro.store.integrity import is_complete, write_checksums, write_folder
+from qlora_repro.store.integrity import (
+    describe_incomplete,
+    is_complete,
+    write_checksums,
+    write_folder,
+)
 
 CHECKPOINTS = "checkpoints"  # beside what a run publishes
+RUN_NAME = "run.txt"  # in a checkpoint: the folder of the run that wrote it
 FULL_DISK_CODES = (errno.ENOSPC, errno.EDQUOT)
 # What libraries say of a file that was cut off, whatever the reason.
 CUT_OFF = ("PytorchStreamWriter", "file write failed", "iostream error", "unexpected pos")
@@ -35,10 +41,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def find_newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint; a corrupt one is named and passed over."""
     for path in list_checkpoints(folder):
-        if is_complete(path):
+        reason = describe_incomplete(path) or _describe_other_run(path)
+        if reason is None:
             return path
-        note(f"{path} is corrupt; training does not go on from it")
+        note(f"{path} {reason}; training does not go on from it")
     return None
+
+
+def _describe_other_run(checkpoint: Path) -> str | None:
+    """Return in words that another run wrote a checkpoint; None where not, or it is not known."""
+    name = checkpoint / RUN_NAME
+    writer = name.read_text(encoding="utf-8") if name.exists() else None
+    if writer in (None, checkpoint.parent.parent.name):
+        return None
+    return f"was written by {writer}, whose folder was renamed or swapped"
 
 
 class CheckpointRotation(TrainerCallback):
@@ -64,7 +80,9 @@ class CheckpointRotation(TrainerCallback):
         if rank() > 0:
             return
         self.check()
-        write_checksums(self.folder / f"checkpoint-{state.global_step}")
+        checkpoint = self.folder / f"checkpoint-{state.global_step}"
+        (checkpoint / RUN_NAME).write_text(self.folder.parent.name, encoding="utf-8")
+        write_checksums(checkpoint)
         complete = [
             path for path in list_checkpoints(self.folder) if is_complete(path, contents=False)
         ]

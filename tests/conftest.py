@@ -122,11 +122,12 @@ def _each_yaml_is_read_once() -> Iterator[None]:
 def configured() -> Callable[..., RunConfig]:
     """Compose and check the real conf/ with overrides, as the command does.
 
-    Tests that differ in nothing but `results_dir` share what Hydra composes.
+    Tests that differ in nothing but `results_dir` share what Hydra composes. What a test writes
+    for all its cells need not be read by each of them, unless `all_read` says so.
     """
     composed: dict[tuple[str, ...], DictConfig] = {}
 
-    def make(*overrides: str) -> RunConfig:
+    def make(*overrides: str, all_read: bool = False) -> RunConfig:
         shared = tuple(text for text in overrides if not text.startswith("results_dir="))
         if shared not in composed:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -135,7 +136,8 @@ def configured() -> Callable[..., RunConfig]:
         for override in overrides:
             if override not in shared:
                 cfg.results_dir = override.partition("=")[2]
-        return parse_config(cfg, written={text.split("=")[0] for text in overrides})
+        keys = {text.split("=")[0] for text in overrides}
+        return parse_config(cfg, written={key for key in keys if all_read or "." not in key})
 
     return make
 

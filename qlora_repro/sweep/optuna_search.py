@@ -15,12 +15,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
 from qlora_repro.console import note, right_aligned, say
-from qlora_repro.errors import ConfigError
+from qlora_repro.errors import ConfigError, QloraError
 from qlora_repro.records import Metric
 from qlora_repro.reporting.stored_result import load_result
 from qlora_repro.store.cell import find_cell
@@ -99,17 +101,19 @@ class OptunaSearch:
     def _open_study(self, space: dict[str, Any]) -> Any:
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+
+        from qlora_repro.sweep.optuna_journal import ChecksummedJournal, lock_study
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = Path(str(self.settings["storage"]))
-        path.parent.mkdir(parents=True, exist_ok=True)
         identity = [sorted(self.overrides), {k: str(v) for k, v in sorted(space.items())}]
         identity += [list(self.settings["objective"]), self.settings["direction"]]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        name = str(self.settings["study"] or f"search-{digest}")
+        self.lock = lock_study(path, name)  # until the process ends
         return optuna.create_study(
-            study_name=str(self.settings["study"] or f"search-{digest}"),
-            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=name,
+            storage=JournalStorage(ChecksummedJournal(path)),
             direction=self.settings["direction"],
             load_if_exists=True,
         )
@@ -128,6 +132,8 @@ class OptunaSearch:
         first, self.job = self.job, self.job + len(trials)
         try:
             self.launcher.launch(overrides, initial_job_idx=first)
+        except (HydraException, OmegaConfBaseException, QloraError):
+            raise  # of the command, and not of a worker
         except Exception as error:  # noqa: BLE001  # what finished is in the store
             note(f"the launcher gave up ({type(error).__name__}: {str(error).strip()[:200]})")
         for job, (number, _) in enumerate(trials, start=first):
@@ -193,7 +199,7 @@ def parse_distribution(override: Override) -> Any:
             return IntDistribution(low, high, log=log)
         return FloatDistribution(float(low or 0), float(high or 0), log=log)
     choices = override.sweep_iterator(transformer=Transformer.encode)
-    return CategoricalDistribution(tuple(str(choice) for choice in choices))
+    return CategoricalDistribution(tuple(dict.fromkeys(map(str, choices))))
 
 
 def _format_interval(metric: Metric) -> str:

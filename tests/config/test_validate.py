@@ -211,7 +211,7 @@ def test_a_setting_that_the_chosen_option_does_not_read_is_refused(
     words: list[str], why: str, configured: Configured
 ) -> None:
     with pytest.raises(ConfigError, match=why):
-        configured(*words)
+        configured(*words, all_read=True)
 
 
 def test_every_declaration_names_settings_that_there_are() -> None:

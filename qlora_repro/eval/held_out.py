@@ -17,8 +17,7 @@ from qlora_repro.data.tokenization import parse_label
 from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.eval.metrics import finite_or_none, mean_metric
 from qlora_repro.model.library_logging import silence_lm_eval
-from qlora_repro.model.logits import FiniteLogits
-from qlora_repro.model.state_guard import preserve_model_state
+from qlora_repro.model.state_guard import FiniteLogits, preserve_model_state
 from qlora_repro.records import Answer, Example, Metric
 
 Records = tuple[list[Metric], list[Answer]]

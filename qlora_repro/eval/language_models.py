@@ -19,7 +19,7 @@ from torch import Tensor
 
 from qlora_repro.distributed.process_group import Distribute, compute_locally
 from qlora_repro.errors import RunError
-from qlora_repro.model.logits import FiniteLogits
+from qlora_repro.model.state_guard import FiniteLogits
 
 AnswerRequests = Callable[[list[Instance]], Sequence[Any]]  # one result a request
 

@@ -1,4 +1,4 @@
-"""Leave a model, its tokenizer and the random generators as they were before a pass."""
+"""Leave a model, its tokenizer and the random generators as they were; watch the logits of a pass."""
 
 import copy
 import random
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import LogitsProcessor
 
 TOKENIZER_STATE = ("padding_side", "truncation_side", "pad_token", "model_max_length")
 
@@ -68,3 +69,19 @@ def preserve_random_states() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+class FiniteLogits(LogitsProcessor):
+    """Notes the rows of a batch whose logits were NaN or infinite while `generate` wrote."""
+
+    def __init__(self) -> None:
+        self.failed: Tensor | None = None  # (B,); on the model's device, so that no token waits
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        failed = ~scores.amax(dim=-1).isfinite()  # (B,); single tokens may be masked by -inf
+        self.failed = failed if self.failed is None else self.failed | failed
+        return scores
+
+    def failed_rows(self) -> set[int]:
+        """Return the numbers of these rows."""
+        return set() if self.failed is None else set(self.failed.nonzero().flatten().tolist())

@@ -28,8 +28,7 @@ from qlora_repro.distributed.process_group import shared_failure
 from qlora_repro.errors import RunError
 from qlora_repro.manifest import record_origin
 from qlora_repro.model.checkpoint import load_tokenizer_and_config
-from qlora_repro.model.logits import FiniteLogits
-from qlora_repro.model.state_guard import preserve_model_state
+from qlora_repro.model.state_guard import FiniteLogits, preserve_model_state
 from qlora_repro.records import Generation
 from qlora_repro.reporting.stored_result import SKIPPED
 from qlora_repro.session import CellRun, ModelSession

@@ -1,4 +1,4 @@
-"""Leave a model, its tokenizer and the random generators as they were; watch the logits of a pass."""
+"""Leave a model, its tokenizer and random generators as they were; watch what logits it gives."""
 
 import copy
 import random

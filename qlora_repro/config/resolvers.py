@@ -14,12 +14,13 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 
 from qlora_repro.config.paths import CONF, EXPERIMENTS, user_config_dir
 from qlora_repro.errors import ConfigError
 
 AUTO = "auto"
+ROOT_VARIABLE = "QLORA_REPRO_ROOT"  # run.py sets it: where experiments/ is
 DTYPE_VARIABLE = "QLORA_REPRO_COMPUTE_DTYPE"  # in the environment: what auto means everywhere
 CPUINFO = Path("/proc/cpuinfo")
 # Processor flags of x86 and Arm, any of these sets. A kernel may hide the tiles of AMX.
@@ -135,6 +136,24 @@ def list_overrides() -> list[str]:
     return [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
 
 
+def read_environment(variable: str, *default: str | None, _node_: Node) -> str | None:
+    """Return an environment variable, for Hydra's own settings and the project's folder alone.
+
+    What a setting of a run holds is written to its results, and so would a key be.
+    """
+    key = _node_._get_full_key(None)
+    if variable != ROOT_VARIABLE and not key.startswith("hydra."):
+        raise ConfigError(
+            f"{key} reads the environment variable {variable}, and what a setting holds is written "
+            "to results; write the value itself, or, of a judge's key, the variable's name in "
+            "judge.client.key_env"
+        )
+    if variable not in os.environ and not default:
+        raise ConfigError(f"{key} reads the environment variable {variable}, which is not set")
+    return os.environ.get(variable, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", read_environment, replace=True)
 OmegaConf.register_new_resolver("options", list_options, replace=True)
 OmegaConf.register_new_resolver("published_dtype", published_dtype, replace=True)
 OmegaConf.register_new_resolver("steps", count_steps, replace=True)

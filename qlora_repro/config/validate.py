@@ -81,6 +81,7 @@ MINIMUM: dict[int, str] = {  # null passes where a setting may be null
     "train.keep_checkpoints train.log_steps train.micro_batch_size",
     2: "data.max_target_len eval.perplexity_tokens eval.perplexity_window",
 }
+FOLDER_NAME = re.compile(r"(?![.])[\w.+-]{1,100}")
 UPPER_BOUND = {"lora.dropout": 1, "data.wrong": 1, "train.beta2": 1, "seed": SEED_END}  # exclusive
 
 
@@ -128,6 +129,7 @@ def check_config(cfg: RunConfig, *, written: Collection[str]) -> RunConfig:
     error then, and so is `dq=true` with a 16-bit dtype, which is dropped where it is the default.
     """
     for check in (
+        _check_names,
         _check_auto,
         _check_values,
         _check_dtype,
@@ -166,6 +168,20 @@ def _get_setting(cfg: RunConfig, key: str) -> Any:
 def _describe_setting(key: str) -> str:
     auto = key.replace("model.tuned", "train") in MAY_BE_AUTO
     return describe_type(setting_types().get(key), auto=auto)
+
+
+def _check_names(cfg: RunConfig) -> None:
+    """Refuse names that would lead a run's folder out of the results folder."""
+    for key, name in (
+        ("model", cfg.model.name),
+        ("data", cfg.data.name),
+        ("dtype", cfg.dtype.name),
+    ):
+        if not FOLDER_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{key}.name is {name!r}, and must be letters, digits, '.', '_', '+' and '-', at "
+                "most 100: it is part of the name of the run's folder"
+            )
 
 
 def _check_auto(cfg: RunConfig) -> None:

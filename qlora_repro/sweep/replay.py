@@ -120,6 +120,11 @@ def _configs(origins: Sequence[dict[str, Any]], into: Path) -> Iterator[RunConfi
     seen = []
     for origin in sorted(origins, key=lambda origin: str(origin["finished"])):
         sections = _with_later_settings(origin["config"]) | {"results_dir": str(into)}
+        if "${" in json.dumps(sections):
+            raise ConfigError(
+                f"the settings of {origin['folder']} hold an interpolation, ${{...}}, which no run "
+                "records and which would read what is on this machine; it is not replayed"
+            )
         sections["tracker"] = sections["tracker"] | {"name": "none"}
         if sections not in seen:
             seen.append(sections)

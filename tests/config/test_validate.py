@@ -220,3 +220,23 @@ def test_every_declaration_names_settings_that_there_are() -> None:
     assert READS.keys() <= names.keys() | {"dq"}
     for pattern in patterns:
         assert any(fnmatchcase(name, pattern) for name in names), pattern
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", "", "a b", "x" * 101])
+def test_a_name_that_would_lead_out_of_the_results_folder_is_refused(
+    name: str, configured: Configured
+) -> None:
+    with pytest.raises(ConfigError, match=r"model.name is .*name of the run's folder"):
+        configured("model=tiny", f"model.name='{name}'")
+
+
+@pytest.mark.parametrize(
+    "setting", ["tracker.project", "train.lr", "+judge.request.note", "data.path", "seed"]
+)
+def test_a_setting_does_not_read_the_environment(
+    setting: str, configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED_TOKEN", "planted-secret-0123456789")
+    with pytest.raises(ConfigError, match=r"reads the environment.*key_env") as error:
+        configured("model=tiny", f"{setting}=${{oc.env:PLANTED_TOKEN}}")
+    assert "planted-secret" not in str(error.value)

@@ -1,5 +1,6 @@
 """How an error of a cell is described, and which stages there are."""
 
+import copy
 import errno
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,11 @@ import torch
 
 from analysis.status import read_status
 from qlora_repro.config.schema import RunConfig
+from qlora_repro.errors import ConfigError
 from qlora_repro.records import CellState
 from qlora_repro.store.cell import find_cell
+from qlora_repro.store.load import load_documents
+from qlora_repro.sweep.replay import _configs
 from qlora_repro.sweep.run_cell import describe_error, run_cell
 
 
@@ -77,3 +81,10 @@ def test_a_failure_goes_when_its_stage_is_no_longer_asked_for(
     assert read_status(folder, now=0).state == "failed"
     assert run_cell(configured(*words, "stages=[train]"), rerun="").state == CellState.IN_STORE
     assert read_status(folder, now=0).state == "done"
+
+
+def test_recorded_settings_that_would_read_this_machine_are_not_replayed(tmp_path: Path) -> None:
+    origin = copy.deepcopy(load_documents("origin-*.json")["document"].iloc[0])
+    origin["config"]["tracker"]["project"] = "${oc.env:HOME}"
+    with pytest.raises(ConfigError, match=r"hold an interpolation.*not replayed"):
+        next(_configs([origin], tmp_path))

@@ -36,12 +36,10 @@ def write_atomic(
                 os.fsync(file.fileno())
         check()
         os.replace(partial, path)
-    except OSError:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        check()  # whoever took over cleans up after this process
-        raise
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            check()  # whoever took over cleans up after this process
         raise
 
 
